@@ -1,0 +1,163 @@
+"""
+Everything that can go wrong, in the words of the user.
+
+    TerpError
+    ├── InvalidRequest            a field or value is wrong; says which and what would do
+    │   ├── NotPermitted          the path or act is outside what this API may touch
+    │   └── NotOffered            understood, but this server does not offer it
+    ├── Unauthenticated
+    ├── Forbidden                 the key lacks a scope
+    ├── NotFound                  never existed, or another tenant's
+    │   ├── SandboxNotFound  TemplateNotFound  FileNotFound  ExecNotFound
+    ├── Conflict
+    │   ├── StateConflict         says the current state and what would do
+    │   ├── AlreadyExists
+    │   └── IdempotencyMismatch
+    ├── LimitExceeded             says limit and use
+    │   ├── PlanLimit             the tenant's quota
+    │   └── TooLarge
+    ├── CapacityUnavailable       nothing was created or changed; try again
+    ├── Unavailable               a part of the service is away; try again
+    ├── DeadlineExceeded          says which step, waited how long
+    │   └── ExecTimeout
+    ├── ExecKilled                the command died by a signal
+    ├── GuestFault                the guest is lost, silent or talks nonsense
+    └── Internal                  a bug
+
+`code` is stable and for machines; `detail` is for the user and says what to do; `context` is for the log only.
+Names and codes that an orkestr client acts on: `fleet_full_retry`, `plan_limit`, `exec_timeout`, `exec_killed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class TerpError(Exception):
+    """
+    Root of all errors a caller may see.
+
+    Args:
+        detail: For the user: what happened, and what to do about it.
+        context: For the operator's log only. Never secrets, code or output of guests.
+        fields: Extra machine-readable members of the error body, e.g. `limit` or `signal`.
+    """
+
+    code: ClassVar[str] = "internal"
+    retry_after_s: float | None = None
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        context: Mapping[str, object] | None = None,
+        fields: Mapping[str, object] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.context = dict(context or {})
+        self.fields = dict(fields or {})
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(TerpError):
+    code = "invalid_request"
+
+
+class NotPermitted(InvalidRequest):
+    code = "not_permitted"
+
+
+class NotOffered(InvalidRequest):
+    code = "not_offered"
+
+
+class Unauthenticated(TerpError):
+    code = "unauthenticated"
+
+
+class Forbidden(TerpError):
+    code = "forbidden"
+
+
+class NotFound(TerpError):
+    code = "not_found"
+
+
+class SandboxNotFound(NotFound):
+    code = "sandbox_not_found"
+
+
+class TemplateNotFound(NotFound):
+    code = "template_not_found"
+
+
+class FileNotFound(NotFound):
+    code = "file_not_found"
+
+
+class ExecNotFound(NotFound):
+    code = "command_not_found"
+
+
+class Conflict(TerpError):
+    code = "conflict"
+
+
+class StateConflict(Conflict):
+    code = "state_conflict"
+
+
+class AlreadyExists(Conflict):
+    code = "already_exists"
+
+
+class IdempotencyMismatch(Conflict):
+    code = "idempotency_mismatch"
+
+
+class LimitExceeded(TerpError):
+    code = "limit_exceeded"
+
+
+class PlanLimit(LimitExceeded):
+    code = "plan_limit"
+
+
+class TooLarge(LimitExceeded):
+    code = "too_large"
+
+
+class CapacityUnavailable(TerpError):
+    code = "fleet_full_retry"
+    retry_after_s = 2.0
+
+
+class Unavailable(TerpError):
+    code = "unavailable"
+    retry_after_s = 2.0
+
+
+class DeadlineExceeded(TerpError):
+    code = "deadline_exceeded"
+
+
+class ExecTimeout(DeadlineExceeded):
+    code = "exec_timeout"
+
+
+class ExecKilled(TerpError):
+    """The command died by a signal; `fields["signal"]` is its number."""
+
+    code = "exec_killed"
+
+
+class GuestFault(TerpError):
+    code = "guest_fault"
+
+
+class Internal(TerpError):
+    code = "internal"
