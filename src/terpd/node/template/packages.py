@@ -1,0 +1,51 @@
+"""Python packages put into a root file system from outside it, each file checked against its recorded hash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from terpd.node.template import cpython
+from terpd.node.template.command import run
+
+# Wheels for at most the C library of Debian 12, the oldest system that templates are made of.
+_PLATFORM = "x86_64-manylinux_2_36"
+
+
+def install(tree: Path, requirements: str, series: str) -> None:
+    """
+    Install hash-locked *requirements* under /usr/local of *tree*, which has a CPython *series*.
+
+    Only wheels: nobody's set-up code runs on the host.
+
+    Raises:
+        BuildFailed: A package is not to be had, or is not the one that was locked.
+    """
+    interpreter = cpython.ensure_interpreter(series)
+    fetch(tree / "usr/local", requirements, interpreter)
+    _fix_scripts(tree / "usr/local/bin", interpreter)
+    cpython.byte_compile(tree, series)
+
+
+def fetch(prefix: Path, requirements: str, interpreter: cpython.Interpreter) -> None:
+    """Unpack the locked wheels below *prefix*, laid out as for *interpreter*."""
+    run(
+        [
+            *(cpython.find_uv(), "pip", "install", "--quiet", "--no-config", "--no-deps", "--require-hashes"),
+            *("--only-binary", ":all:", "--python-platform", _PLATFORM, "--python", interpreter.executable),
+            # A hard link into uv's cache would let a write in the tree change the cache.
+            *("--link-mode", "copy", "--prefix", prefix, "--requirements", "-"),
+        ],
+        timeout_s=1800,
+        stdin=requirements.encode(),
+    )
+
+
+def _fix_scripts(directory: Path, interpreter: cpython.Interpreter) -> None:
+    """Let scripts start the interpreter of the guest, not the one on the host that unpacked them."""
+    old = f"#!{interpreter.executable}".encode()
+    new = f"#!/usr/local/bin/python{interpreter.series}".encode()
+    for path in directory.iterdir():
+        if path.is_file() and not path.is_symlink():
+            content = path.read_bytes()
+            if content.startswith(old):
+                path.write_bytes(new + content[content.index(b"\n") :])
