@@ -143,18 +143,32 @@ class SandboxFilter:
     limit: int = 50
 
 
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """The Idempotency-Key a client sent with a create, and the SHA-256 of what it asked for. Kept for 24 hours."""
+
+    key: str
+    digest: bytes
+
+
 class Store(Protocol):
     """
     What the control plane remembers. Each method is one transaction, durable against the death of this process.
     """
 
-    async def add_sandbox(self, sandbox: Sandbox, *, max_live: int | None) -> None:
+    async def add_sandbox(
+        self, sandbox: Sandbox, *, max_live: int | None, idempotency: Idempotency | None = None
+    ) -> None:
         """
-        Record a new sandbox.
+        Record a new sandbox, and with it the key under which a repeated create finds it.
 
         Raises:
             PlanLimit: The tenant has *max_live* sandboxes that are not final; checked in the same transaction.
+            AlreadyExists: The idempotency key was recorded meanwhile. Nothing was recorded.
         """
+
+    async def forget_sandbox(self, sandbox_id: SandboxId) -> None:
+        """Remove a STARTING sandbox for which nothing was started, and its idempotency key. Else nothing to do."""
 
     async def get_sandbox(self, tenant: TenantId, sandbox_id: SandboxId) -> Sandbox:
         """Raises SandboxNotFound, also for another tenant's."""
@@ -170,12 +184,14 @@ class Store(Protocol):
         at: dt.datetime,
         reason: EndReason | None = None,
         expires_at: dt.datetime | None = None,
+        expired_by: dt.datetime | None = None,
     ) -> Sandbox | None:
         """
         Move to *status* if the transition table allows it from what is recorded now, atomically.
 
         Returns the sandbox as it is after; None when the transition was not allowed (somebody was faster).
-        `expires_at` restarts the lease.
+        `expires_at` restarts the lease. `expired_by` adds the condition that the lease ended at or before it,
+        so that a renewal in the last moment wins. A start that failed (START_FAILED) frees its idempotency key.
         """
 
     async def set_lease(self, tenant: TenantId, sandbox_id: SandboxId, expires_at: dt.datetime) -> Sandbox:
@@ -185,7 +201,10 @@ class Store(Protocol):
         """All tenants' sandboxes on this node that are not final."""
 
     async def expired_sandboxes(self, node_id: str, now: dt.datetime) -> Sequence[Sandbox]:
-        """Those that are not final and whose lease ended at or before *now*."""
+        """Those that are RUNNING and whose lease ended at or before *now*."""
+
+    async def next_expiry(self, node_id: str) -> dt.datetime | None:
+        """When the next lease of a RUNNING sandbox on this node ends; None when none runs."""
 
     async def count_live(self, tenant: TenantId) -> int: ...
 
@@ -200,11 +219,6 @@ class Store(Protocol):
 
     async def find_idempotent(self, tenant: TenantId, key: str) -> tuple[bytes, SandboxId] | None:
         """The request digest and the sandbox recorded under an Idempotency-Key, or None."""
-
-    async def add_idempotent(
-        self, tenant: TenantId, key: str, digest: bytes, sandbox_id: SandboxId, at: dt.datetime
-    ) -> None:
-        """Raises AlreadyExists if the key was recorded meanwhile."""
 
     async def ping(self) -> None:
         """Raises Unavailable when the store does not answer."""
