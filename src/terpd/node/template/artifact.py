@@ -1,13 +1,14 @@
 """
 Building a directory so that it is either whole or not there.
 
-One builder at a time holds the lock of an artifact; it works in a sibling `.tmp-NAME-…`, which is flushed to disk
-and renamed when whole. The lock dies with its process, so the next builder may remove whatever `.tmp-NAME-…` it finds.
+One builder at a time holds the lock of an artifact; it works in a sibling `.tmp-NAME~…`, which is flushed to disk
+and renamed when whole. The lock dies with its process, so the next builder may remove whatever `.tmp-NAME~…` it finds.
 """
 
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -36,7 +37,7 @@ def locked(parent: Path, name: str) -> Iterator[None]:
     descriptor = os.open(parent / f".{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        for remains in parent.glob(f".tmp-{name}-*"):
+        for remains in parent.glob(f".tmp-{glob.escape(name)}~*"):
             remove(remains)
         yield
     finally:
@@ -46,7 +47,7 @@ def locked(parent: Path, name: str) -> Iterator[None]:
 @contextmanager
 def building(parent: Path, name: str) -> Iterator[Path]:
     """Yield an empty directory beside the artifact, to be given to `commit`; it is removed if that did not happen."""
-    temporary = parent / f".tmp-{name}-{secrets.token_hex(4)}"
+    temporary = parent / f".tmp-{name}~{secrets.token_hex(4)}"
     temporary.mkdir(mode=0o755)
     try:
         yield temporary
@@ -69,7 +70,7 @@ def commit(temporary: Path, final: Path) -> None:
 
 def point(link: Path, target: str) -> None:
     """Make the relative symlink *link* name *target*, in one step."""
-    fresh = link.with_name(f".tmp-{link.name}-{secrets.token_hex(4)}")
+    fresh = link.with_name(f".tmp-{link.name}~{secrets.token_hex(4)}")
     fresh.symlink_to(target)
     fresh.replace(link)
     sync_directory(link.parent)

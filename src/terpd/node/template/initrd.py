@@ -68,11 +68,13 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-def ensure_initrd(kernel: Kernel, agent: Path) -> Path:
+def ensure_initrd(home: Path, kernel: Kernel, agent: Path) -> Path:
     """
     Return the initramfs of this kernel and this agent, made first when it is not there.
 
     Args:
+        home: TERP_HOME; it goes to `initrd/<digest>.cpio`.
+        kernel: Its modules go in.
         agent: The statically linked guest agent.
 
     Raises:
@@ -81,17 +83,17 @@ def ensure_initrd(kernel: Kernel, agent: Path) -> Path:
     if not agent.is_file():
         raise BuildFailed(f"The guest agent is not built; `make setup` builds it: {agent}")
     content = archive(_entries(kernel, agent.read_bytes()))
-    name = f"initrd-{hashlib.sha256(content).hexdigest()[: artifact.DIGEST_LENGTH]}"
-    final = kernel.directory / name
-    with artifact.locked(kernel.directory, "initrd"):
+    parent = home / "initrd"
+    final = parent / f"{hashlib.sha256(content).hexdigest()[: artifact.DIGEST_LENGTH]}.cpio"
+    with artifact.locked(parent, "initrd"):
         if not final.is_file():
-            with artifact.building(kernel.directory, "initrd") as temporary:
-                whole = temporary / name
+            with artifact.building(parent, "initrd") as temporary:
+                whole = temporary / final.name
                 whole.write_bytes(content)
                 whole.chmod(0o444)
                 artifact.commit(whole, final)
         os.utime(final)
-        _prune(kernel.directory)
+        _prune(parent)
     return final
 
 
@@ -111,7 +113,7 @@ def _entries(kernel: Kernel, agent: bytes) -> list[Entry]:
     return entries
 
 
-def _prune(directory: Path) -> None:
-    made = sorted(directory.glob("initrd-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+def _prune(parent: Path) -> None:
+    made = sorted(parent.glob("*.cpio"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in made[_KEPT:]:
         path.unlink(missing_ok=True)

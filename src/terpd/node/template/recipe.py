@@ -87,8 +87,8 @@ def load(recipes: Path, name: str) -> Recipe:
     """Read and check `NAME.toml`. Raises as `load_chain`."""
     path = recipes / f"{name}.toml"
     if not _NAME.fullmatch(name) or not path.is_file():
-        known = ", ".join(names(recipes)) or "none"
-        raise TemplateNotFound(f"There is no recipe {name!r} in {recipes}; recipes there: {known}")
+        known = ", ".join(buildable(recipes)) or "none"
+        raise TemplateNotFound(f"There is no recipe {name!r} in {recipes}; what can be built: {known}")
     try:
         table = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -98,9 +98,9 @@ def load(recipes: Path, name: str) -> Recipe:
     return parse(table, files=path.parent, source=str(path))
 
 
-def names(recipes: Path) -> list[str]:
-    """Names of all recipes in the folder, sorted, whether valid or not."""
-    return sorted(path.stem for path in recipes.glob("*.toml"))
+def buildable(recipes: Path) -> list[str]:
+    """Names of the recipes in the folder that do not need an OCI image, sorted."""
+    return sorted(path.stem for path in recipes.glob("*.toml") if "oci" not in tomllib.loads(path.read_text()))
 
 
 def bases(recipes: Path) -> frozenset[str]:
