@@ -1,0 +1,96 @@
+"""Bounds of what a caller may ask: pure, and each message names the field and what would do."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+
+from terpd.control.policy import (
+    MAX_ENV_BYTES,
+    MAX_ENV_PAIRS,
+    MAX_METADATA_KEY_BYTES,
+    MAX_METADATA_PAIRS,
+    MAX_METADATA_VALUE_BYTES,
+    MIN_TIMEOUT_S,
+)
+from terpd.model.errors import InvalidRequest, NotPermitted, TooLarge
+from terpd.model.guest import MAX_COMMAND_BYTES, MAX_PATH_BYTES, WRITE_ROOTS
+
+
+def check_lease(timeout_s: int, *, maximum: int) -> None:
+    if not MIN_TIMEOUT_S <= timeout_s <= maximum:
+        raise InvalidRequest(f"timeout_seconds must be {MIN_TIMEOUT_S} to {maximum}, not: {timeout_s}")
+
+
+def check_env(env: Mapping[str, str]) -> None:
+    if len(env) > MAX_ENV_PAIRS:
+        raise TooLarge(f"env may have {MAX_ENV_PAIRS} variables at most; it has: {len(env)}")
+    total = 0
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name:
+            raise InvalidRequest("env: a name must not be empty and must contain neither '=' nor NUL")
+        if "\0" in value:
+            raise InvalidRequest("env: a value must not contain NUL")
+        total += _size(name, "env") + _size(value, "env") + 2
+    if total > MAX_ENV_BYTES:
+        raise TooLarge(
+            f"env may hold {MAX_ENV_BYTES} bytes in all; put larger values into a file. It holds: {total}",
+            fields={"limit": MAX_ENV_BYTES},
+        )
+
+
+def check_metadata(metadata: Mapping[str, str]) -> None:
+    if len(metadata) > MAX_METADATA_PAIRS:
+        raise TooLarge(f"metadata may have {MAX_METADATA_PAIRS} keys at most; it has: {len(metadata)}")
+    for key, value in metadata.items():
+        if not 1 <= _size(key, "metadata") <= MAX_METADATA_KEY_BYTES:
+            raise InvalidRequest(f"metadata: a key must have 1 to {MAX_METADATA_KEY_BYTES} bytes")
+        if _size(value, "metadata") > MAX_METADATA_VALUE_BYTES:
+            raise InvalidRequest(f"metadata: a value must have {MAX_METADATA_VALUE_BYTES} bytes at most")
+        if "\0" in key or "\0" in value:
+            raise InvalidRequest("metadata must not contain NUL")
+
+
+def check_command(command: str) -> None:
+    size = _size(command, "command")
+    if not command.strip():
+        raise InvalidRequest("command must not be empty")
+    if size > MAX_COMMAND_BYTES:
+        raise TooLarge(
+            f"command may have {MAX_COMMAND_BYTES} bytes at most; write a script to a file and run that."
+            f" It has: {size}",
+            fields={"limit": MAX_COMMAND_BYTES},
+        )
+    if "\0" in command:
+        raise InvalidRequest("command must not contain NUL")
+
+
+def check_path(path: str, *, field: str = "path") -> str:
+    """Return *path* without '.', '..' and doubled slashes. It is a guest's path; symlinks are the guest's to follow."""
+    if not path.startswith("/"):
+        raise InvalidRequest(f"{field} must be absolute, like /workspace/main.py")
+    if _size(path, field) > MAX_PATH_BYTES:
+        raise InvalidRequest(f"{field} may have {MAX_PATH_BYTES} bytes at most")
+    if "\0" in path:
+        raise InvalidRequest(f"{field} must not contain NUL")
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def check_writable(path: str, *, field: str = "path") -> str:
+    """
+    As `check_path`, and refuse what is not below a write root.
+
+    This is only for a clear and early answer: the guest decides again, with every symlink resolved.
+    """
+    path = check_path(path, field=field)
+    if not path.startswith(tuple(f"{root}/" for root in WRITE_ROOTS)):
+        roots = ", ".join(WRITE_ROOTS)
+        raise NotPermitted(f"{field} must be below one of {roots}; use a command for other places")
+    return path
+
+
+def _size(text: str, field: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{field} must be valid Unicode: it holds half of a surrogate pair") from error

@@ -1,0 +1,177 @@
+"""Run commands in a sandbox: as a stream of events, or collected to one result."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+from terpd.control.checks import check_command, check_env, check_path
+from terpd.control.policy import Policy
+from terpd.model.errors import GuestFault, InvalidRequest, SandboxNotFound, StateConflict, TooLarge
+from terpd.model.guest import (
+    DEFAULT_CWD,
+    ExecEvent,
+    ExecExited,
+    ExecOutput,
+    ExecRequest,
+    OutputStream,
+)
+from terpd.model.ids import ExecId, SandboxId, TenantId, new_exec_id
+from terpd.model.ports import Node, Store
+from terpd.model.sandbox import FINAL, require_running
+
+# The guest ends a command at its timeout, waits 2 s, kills it and drains its output; under emulation all of this is
+# slow. Only a guest that is silent beyond that is at fault.
+GRACE_S = 30.0
+MAX_STDIN_BYTES = 8 * 1024 * 1024
+MAX_OUTPUT_BYTES = 8 * 1024 * 1024  # kept of each stream in a collected result
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a caller wants to run. `timeout_s` is 1 to the server's maximum."""
+
+    command: str
+    cwd: str = DEFAULT_CWD
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout_s: int = 60
+    stdin: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """What a command left. `truncated` names the streams of which only the first 8 MiB were kept."""
+
+    stdout: bytes
+    stderr: bytes
+    exited: ExecExited
+    truncated: tuple[OutputStream, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningExec:
+    """A command on its way. Closing `events` early detaches: it runs on until its own timeout."""
+
+    id: ExecId
+    events: AsyncGenerator[ExecEvent, None]
+
+
+class RunCommand:
+    def __init__(self, store: Store, node: Node, policy: Policy) -> None:
+        self._store = store
+        self._node = node
+        self._policy = policy
+
+    async def start(self, tenant: TenantId, sandbox_id: SandboxId, command: Command) -> RunningExec:
+        """
+        Check, and return the command's events; it starts when the first one is asked for.
+
+        Raises:
+            InvalidRequest, TooLarge: A field is out of bounds.
+            SandboxNotFound.
+            StateConflict: The sandbox does not run.
+
+        The events raise in addition:
+            LimitExceeded: The guest has no memory or processes left for it.
+            StateConflict: The sandbox ended while the command ran.
+            GuestFault: The guest is lost, or silent for 30 s beyond the command's timeout.
+        """
+        request = self._request(command)
+        require_running(await self._store.get_sandbox(tenant, sandbox_id))
+        return RunningExec(request.exec_id, self._events(tenant, sandbox_id, request))
+
+    async def run(self, tenant: TenantId, sandbox_id: SandboxId, command: Command) -> ExecResult:
+        """Run to the end and keep the output, 8 MiB of each stream. Cancelling detaches. Raises as `start`."""
+        running = await self.start(tenant, sandbox_id, command)
+        try:
+            return await _collect(running.events)
+        finally:
+            await running.events.aclose()
+
+    def _request(self, command: Command) -> ExecRequest:
+        check_command(command.command)
+        check_env(command.env)
+        if not 1 <= command.timeout_s <= self._policy.max_timeout_s:
+            raise InvalidRequest(f"timeout_seconds must be 1 to {self._policy.max_timeout_s}, not: {command.timeout_s}")
+        return ExecRequest(
+            exec_id=new_exec_id(),
+            command=command.command,
+            cwd=check_path(command.cwd, field="cwd"),
+            env=command.env,
+            timeout_s=float(command.timeout_s),
+            stdin=None if command.stdin is None else _stdin(command.stdin),
+        )
+
+    async def _events(
+        self, tenant: TenantId, sandbox_id: SandboxId, request: ExecRequest
+    ) -> AsyncGenerator[ExecEvent, None]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (request.timeout_s or 0)
+        events = self._node.exec(sandbox_id, request)
+        try:
+            while True:
+                try:
+                    # Counted anew for each event: who reads slowly holds the command back, and that is no fault.
+                    async with asyncio.timeout_at(max(deadline, loop.time()) + GRACE_S):
+                        event = await anext(events)
+                except TimeoutError as error:
+                    raise GuestFault("The guest did not report the end of the command in time") from error
+                except StopAsyncIteration as error:
+                    raise GuestFault("The guest stopped reporting on the command") from error
+                yield event
+                if isinstance(event, ExecExited):
+                    return
+        except (GuestFault, StateConflict) as error:
+            await self._explain(tenant, sandbox_id, error)
+            raise
+        finally:
+            await close(events)
+
+    async def _explain(self, tenant: TenantId, sandbox_id: SandboxId, error: Exception) -> None:
+        """Raise the better reason if the sandbox has ended: that is why its guest is lost."""
+        try:
+            sandbox = await self._store.get_sandbox(tenant, sandbox_id)
+        except SandboxNotFound:
+            return
+        if sandbox.status in FINAL:
+            raise StateConflict(
+                f"Sandbox {sandbox_id} ended ({sandbox.end_reason}) while the command ran",
+                fields={"status": str(sandbox.status)},
+            ) from error
+
+
+async def close(iterator: AsyncIterator[object]) -> None:
+    """Close what a port returned; a plain iterator has nothing to close."""
+    if isinstance(iterator, AsyncGenerator):
+        await iterator.aclose()
+
+
+async def _collect(events: AsyncIterator[ExecEvent]) -> ExecResult:
+    kept = {OutputStream.STDOUT: bytearray(), OutputStream.STDERR: bytearray()}
+    truncated: dict[OutputStream, None] = {}
+    async for event in events:
+        if isinstance(event, ExecOutput):
+            buffer = kept[event.stream]
+            room = MAX_OUTPUT_BYTES - len(buffer)
+            if room < len(event.data):
+                truncated[event.stream] = None
+            buffer += event.data[:room]
+        elif isinstance(event, ExecExited):
+            return ExecResult(
+                bytes(kept[OutputStream.STDOUT]), bytes(kept[OutputStream.STDERR]), event, tuple(truncated)
+            )
+    raise GuestFault("The guest stopped reporting on the command")
+
+
+def _stdin(text: str) -> bytes:
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("stdin must be valid Unicode: it holds half of a surrogate pair") from error
+    if len(data) > MAX_STDIN_BYTES:
+        raise TooLarge(
+            f"stdin may have {MAX_STDIN_BYTES} bytes at most; write a file and redirect it. It has: {len(data)}",
+            fields={"limit": MAX_STDIN_BYTES},
+        )
+    return data

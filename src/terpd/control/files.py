@@ -1,0 +1,202 @@
+"""A sandbox's files: bounds and states first, then the guest."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from terpd.control.checks import check_path, check_writable
+from terpd.control.exec import close
+from terpd.model.errors import (
+    AlreadyExists,
+    FileNotFound,
+    InvalidRequest,
+    LimitExceeded,
+    TerpError,
+    TooLarge,
+)
+from terpd.model.guest import FileInfo
+from terpd.model.ids import SandboxId, TenantId
+from terpd.model.ports import Node, Store
+from terpd.model.sandbox import require_running
+
+MAX_ONE_SHOT_BYTES = 16 * 1024 * 1024  # of a file inside a JSON document; a stream has no bound but the disk
+MAX_BATCH = 64
+CHUNK_BYTES = 64 * 1024
+DEFAULT_MODE = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    entries: Sequence[FileInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class FileToWrite:
+    """`content` is None when what was sent for it could not be read; `mode` is 0 to 0o7777."""
+
+    path: str
+    content: bytes | None
+    mode: int = DEFAULT_MODE
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOutcome:
+    """One row of a batch: `size` in bytes, or why not."""
+
+    path: str
+    size: int | None
+    error: TerpError | None
+
+
+class Files:
+    """
+    Every method raises SandboxNotFound; StateConflict unless the sandbox runs; InvalidRequest for a path that is
+    not absolute, too long or holds NUL; NotPermitted for a change outside the write roots; GuestFault.
+    """
+
+    def __init__(self, store: Store, node: Node) -> None:
+        self._store = store
+        self._node = node
+
+    async def read(self, tenant: TenantId, sandbox_id: SandboxId, path: str) -> bytes | Directory:
+        """
+        Return a file's content, or a directory's entries.
+
+        Raises:
+            FileNotFound.
+            TooLarge: The file has more than 16 MiB.
+        """
+        path = check_path(path)
+        await self._require_running(tenant, sandbox_id)
+        info = await self._existing(sandbox_id, path)
+        if info.is_dir:
+            return Directory(await self._node.list_files(sandbox_id, path))
+        content = bytearray()
+        chunks = self._node.read_file(sandbox_id, path, limit=MAX_ONE_SHOT_BYTES + 1)
+        try:
+            async for chunk in chunks:
+                content += chunk
+                if len(content) > MAX_ONE_SHOT_BYTES:
+                    raise _too_large()
+        finally:
+            await close(chunks)
+        return bytes(content)
+
+    async def stream(self, tenant: TenantId, sandbox_id: SandboxId, path: str) -> AsyncGenerator[bytes, None]:
+        """
+        Return the file's chunks. Errors come with the first chunk; one that comes later ends the stream early.
+
+        Raises:
+            FileNotFound.
+            InvalidRequest: It is a directory.
+        """
+        path = check_path(path)
+        await self._require_running(tenant, sandbox_id)
+        return self._chunks(sandbox_id, path)
+
+    async def write(self, tenant: TenantId, sandbox_id: SandboxId, file: FileToWrite) -> int:
+        """Write a file whole or not at all, parents created. Returns its size. Raises TooLarge above 16 MiB."""
+        path = _check_write(file)
+        await self._require_running(tenant, sandbox_id)
+        return await self._write(sandbox_id, path, file)
+
+    async def write_stream(
+        self, tenant: TenantId, sandbox_id: SandboxId, path: str, chunks: AsyncIterator[bytes], mode: int
+    ) -> int:
+        """As `write`, without a bound. If *chunks* raises, the file is as it was before."""
+        path = check_writable(path)
+        check_mode(mode)
+        await self._require_running(tenant, sandbox_id)
+        return await self._node.write_file(sandbox_id, path, chunks, mode)
+
+    async def write_batch(
+        self, tenant: TenantId, sandbox_id: SandboxId, files: Sequence[FileToWrite]
+    ) -> Sequence[WriteOutcome]:
+        """Write up to 64 files, in order; one that fails does not keep the others from being written."""
+        if len(files) > MAX_BATCH:
+            raise TooLarge(f"files may have {MAX_BATCH} rows at most; it has: {len(files)}")
+        await self._require_running(tenant, sandbox_id)
+        outcomes = []
+        for file in files:
+            try:
+                size = await self._write(sandbox_id, _check_write(file), file)
+            except (InvalidRequest, LimitExceeded, FileNotFound, AlreadyExists) as error:
+                outcomes.append(WriteOutcome(file.path, None, error))
+            else:
+                outcomes.append(WriteOutcome(file.path, size, None))
+        return outcomes
+
+    async def stat(self, tenant: TenantId, sandbox_id: SandboxId, path: str) -> FileInfo | None:
+        path = check_path(path)
+        await self._require_running(tenant, sandbox_id)
+        return await self._node.stat_file(sandbox_id, path)
+
+    async def make_directory(self, tenant: TenantId, sandbox_id: SandboxId, path: str, *, parents: bool) -> None:
+        """With *parents*, an existing directory is fine. Raises AlreadyExists, FileNotFound (without a parent)."""
+        path = check_writable(path)
+        await self._require_running(tenant, sandbox_id)
+        await self._node.make_directory(sandbox_id, path, parents=parents)
+
+    async def move(self, tenant: TenantId, sandbox_id: SandboxId, source: str, destination: str) -> None:
+        """Rename a file or directory, replacing a file. Raises FileNotFound, AlreadyExists."""
+        source = check_writable(source, field="source")
+        destination = check_writable(destination, field="destination")
+        await self._require_running(tenant, sandbox_id)
+        await self._node.move_file(sandbox_id, source, destination)
+
+    async def remove(self, tenant: TenantId, sandbox_id: SandboxId, path: str) -> None:
+        """Remove a file or symlink. Raises FileNotFound; InvalidRequest for a directory."""
+        path = check_writable(path)
+        await self._require_running(tenant, sandbox_id)
+        await self._node.remove_file(sandbox_id, path, recursive=False)
+
+    async def _require_running(self, tenant: TenantId, sandbox_id: SandboxId) -> None:
+        require_running(await self._store.get_sandbox(tenant, sandbox_id))
+
+    async def _existing(self, sandbox_id: SandboxId, path: str) -> FileInfo:
+        info = await self._node.stat_file(sandbox_id, path)
+        if info is None:
+            raise FileNotFound(f"There is no such file: {path}")
+        if not info.is_dir and info.size > MAX_ONE_SHOT_BYTES:
+            raise _too_large()
+        return info
+
+    async def _chunks(self, sandbox_id: SandboxId, path: str) -> AsyncGenerator[bytes, None]:
+        chunks = self._node.read_file(sandbox_id, path)
+        try:
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            await close(chunks)
+
+    async def _write(self, sandbox_id: SandboxId, path: str, file: FileToWrite) -> int:
+        return await self._node.write_file(sandbox_id, path, _pieces(file.content or b""), file.mode)
+
+
+def check_mode(mode: int) -> None:
+    if not 0 <= mode <= 0o7777:
+        raise InvalidRequest(f"mode must be 0 to {0o7777} (0o7777), not: {mode}")
+
+
+def _check_write(file: FileToWrite) -> str:
+    path = check_writable(file.path)
+    check_mode(file.mode)
+    if file.content is None:
+        raise InvalidRequest("content must be base64 in the standard alphabet")
+    if len(file.content) > MAX_ONE_SHOT_BYTES:
+        raise _too_large()
+    return path
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(
+        f"A file in one piece may have {MAX_ONE_SHOT_BYTES} bytes at most; stream it through files/content instead",
+        fields={"limit": MAX_ONE_SHOT_BYTES},
+    )
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    view = memoryview(content)
+    for start in range(0, len(view), CHUNK_BYTES):
+        yield bytes(view[start : start + CHUNK_BYTES])

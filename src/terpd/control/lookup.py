@@ -1,0 +1,65 @@
+"""What a tenant can look up: its sandboxes, its limits, the templates here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from terpd.control.policy import Policy
+from terpd.model.ids import SandboxId, TenantId
+from terpd.model.ports import Node, SandboxFilter, Store
+from terpd.model.sandbox import Sandbox, Size
+from terpd.model.template import TemplateInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """`next_before` is where the following page begins; None on the last one."""
+
+    sandboxes: Sequence[Sandbox]
+    next_before: SandboxId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the tenant may use, and how many sandboxes it has that are not final."""
+
+    sizes: Sequence[Size]
+    max_concurrent: int
+    live: int
+    max_timeout_s: int
+    region: str
+    region_label: str
+
+
+class Lookup:
+    def __init__(self, store: Store, node: Node, policy: Policy) -> None:
+        self._store = store
+        self._node = node
+        self._policy = policy
+
+    async def sandbox(self, tenant: TenantId, sandbox_id: SandboxId) -> Sandbox:
+        """Ended ones stay readable. Raises SandboxNotFound."""
+        return await self._store.get_sandbox(tenant, sandbox_id)
+
+    async def sandboxes(self, tenant: TenantId, where: SandboxFilter) -> Page:
+        """Newest first."""
+        # One more than asked for tells whether a further page exists.
+        one_more = SandboxFilter(where.status, where.metadata, where.before, where.limit + 1)
+        found = await self._store.list_sandboxes(tenant, one_more)
+        shown = found[: where.limit]
+        return Page(shown, shown[-1].id if len(found) > len(shown) else None)
+
+    async def limits(self, tenant: TenantId) -> Limits:
+        policy = self._policy
+        return Limits(
+            sizes=tuple(policy.sizes.values()),
+            max_concurrent=policy.max_concurrent,
+            live=await self._store.count_live(tenant),
+            max_timeout_s=policy.max_timeout_s,
+            region=policy.region,
+            region_label=policy.region_label,
+        )
+
+    async def templates(self) -> Sequence[TemplateInfo]:
+        return await self._node.templates()

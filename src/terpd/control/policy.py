@@ -1,0 +1,33 @@
+"""What this server offers and to what extent: set by the operator, read by every use case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from terpd.model.sandbox import Size
+
+MIN_TIMEOUT_S = 10
+
+MAX_METADATA_PAIRS = 64
+MAX_METADATA_KEY_BYTES = 128
+MAX_METADATA_VALUE_BYTES = 1024
+
+# Environments travel in one frame of the guest wire (64 KiB, names and framing included) and end in the argument
+# area of a new process.
+MAX_ENV_BYTES = 32 * 1024
+MAX_ENV_PAIRS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """
+    `max_concurrent` counts a tenant's sandboxes that are not final. `max_timeout_s` bounds a lease from the moment
+    it is set, and a command's timeout.
+    """
+
+    region: str
+    region_label: str
+    sizes: Mapping[str, Size]
+    max_concurrent: int
+    max_timeout_s: int
