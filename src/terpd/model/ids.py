@@ -33,6 +33,11 @@ def new_exec_id() -> ExecId:
     return ExecId(f"cmd_{ULID()}")
 
 
+def new_machine_id() -> str:
+    """Lower case, for it names cgroups and directories: `m_` and a ULID."""
+    return f"m_{ULID()}".lower()
+
+
 def parse_sandbox_id(text: str) -> SandboxId | None:
     """Return *text* as an id, or None when it has not the form of one."""
     return SandboxId(text) if _SANDBOX.fullmatch(text) else None

@@ -1,1 +1,1 @@
-"""."""
+"""Copy-on-write disks of machines."""

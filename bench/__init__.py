@@ -1,0 +1,1 @@
+"""Each fast path against its floor in the same run: ratios, for a shared machine's absolute times are not stable."""

@@ -1,0 +1,213 @@
+"""The measurements, one method a row or two; each runs its floor and its subject in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from terp import AsyncSandbox, AsyncTerp
+
+from bench import raw_channel
+from bench.bare import BareClone, bare_clone, private_mib
+from bench.server import Server, server
+from terpd.model.guest import ExecExited, ExecRequest
+from terpd.model.ids import new_exec_id
+from terpd.node.snapshot.template import TemplateSnapshot
+
+FILE_MIB = 64
+CREATES = 20
+CLIENTS = 4
+CLONES = 6  # whose memory is compared
+SETTLE_S = 3.0  # before memory is read: a guest just woken is still busy
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measurement. `value` and `floor` share a unit; `ratio` is theirs, and `goal` says what it should be."""
+
+    name: str
+    value: float
+    floor: float
+    unit: str
+    goal: str
+    ratio: float
+    met: bool
+
+
+def at_most(bound: float, name: str, values: Sequence[float], floors: Sequence[float], unit: str) -> Row:
+    value, floor = statistics.median(values), statistics.median(floors)
+    return Row(name, value, floor, unit, f"≤ {bound}", value / floor, value / floor <= bound)
+
+
+def at_least(bound: float, name: str, value: float, floor: float, unit: str) -> Row:
+    return Row(name, value, floor, unit, f"≥ {bound}", value / floor, value / floor >= bound)
+
+
+async def milliseconds(act: Awaitable[object]) -> float:
+    began = time.monotonic()
+    await act
+    return (time.monotonic() - began) * 1000
+
+
+class Bench:
+    """
+    Args:
+        accel: Value of -accel, for the bare clones.
+        rounds: Pairs of floor and subject for each ratio of times.
+    """
+
+    def __init__(self, snapshot: TemplateSnapshot, accel: str, template: str, rounds: int) -> None:
+        self._snapshot = snapshot
+        self._accel = accel
+        self._template = template
+        self._rounds = rounds
+
+    async def run(self) -> list[Row]:
+        rows: list[Row] = []
+        with server() as cold:
+            async with self._client(cold) as client:
+                rows.append(await self._create(client))
+                rows.append(await self._exec(client))
+                rows.append(await self._throughput(client))
+                rows.append(await self._memory(client, cold))
+                rows += await self._files(client)
+        with server(pool={f"{self._template}:small": 3}) as warm:
+            async with self._client(warm) as client:
+                rows.insert(1, await self._create_from_pool(client))
+        return rows
+
+    def _client(self, at: Server) -> AsyncTerp:
+        return AsyncTerp(api_key=at.api_key, base_url=at.url)
+
+    async def _new(self, client: AsyncTerp) -> AsyncSandbox:
+        return await AsyncSandbox.create(template=self._template, client=client)
+
+    async def _bare_ms(self) -> float:
+        async with bare_clone(self._snapshot, self._accel) as clone:
+            return clone.to_answer_s * 1000
+
+    async def _create(self, client: AsyncTerp) -> Row:
+        floors, values = [], []
+        for number in range(self._rounds + 1):
+            floor = await self._bare_ms()
+            began = time.monotonic()
+            sandbox = await self._new(client)
+            value = (time.monotonic() - began) * 1000
+            await sandbox.terminate()
+            if number:  # the first of each warms the page cache
+                floors.append(floor)
+                values.append(value)
+        return at_most(1.3, "create, no pool ÷ bare QEMU restore to first answer", values, floors, "ms")
+
+    async def _create_from_pool(self, client: AsyncTerp) -> Row:
+        values, floors = [], []
+        async with bare_clone(self._snapshot, self._accel) as clone:
+            await clone.guest.ping()
+            for _ in range(self._rounds):
+                await self._await_pool(client)
+                floors.append(await milliseconds(clone.guest.ping()))
+                began = time.monotonic()
+                sandbox = await self._new(client)
+                values.append((time.monotonic() - began) * 1000)
+                await sandbox.terminate()
+        return at_most(5, "create from pool ÷ agent round trip", values, floors, "ms")
+
+    @staticmethod
+    async def _await_pool(client: AsyncTerp) -> None:
+        """Wait until a warm machine waits and nothing is being started: the server says so in its metrics."""
+        while True:
+            text = (await client.get_text("/metrics")).splitlines()
+            if any(line.startswith("terp_pool_waiting") and float(line.rsplit(" ", 1)[1]) >= 3 for line in text):
+                return
+            await asyncio.sleep(0.1)
+
+    async def _exec(self, client: AsyncTerp) -> Row:
+        values, floors = [], []
+        sandbox = await self._new(client)
+        async with bare_clone(self._snapshot, self._accel) as clone:
+            for number in range(self._rounds + 3):
+                floor = await self._fork_exec_ms(clone)
+                value = await milliseconds(sandbox.exec("true"))
+                if number >= 3:
+                    floors.append(floor)
+                    values.append(value)
+        await sandbox.terminate()
+        return at_most(1.5, "exec `true` over REST ÷ the agent's own fork+exec", values, floors, "ms")
+
+    @staticmethod
+    async def _fork_exec_ms(clone: BareClone) -> float:
+        """Spawn to reap as the agent itself measures it, over ten runs since it counts whole milliseconds."""
+        total = 0
+        for _ in range(10):
+            async for event in clone.guest.exec(ExecRequest(exec_id=new_exec_id(), command="true")):
+                if isinstance(event, ExecExited):
+                    total += event.duration_ms
+        return total / 10
+
+    async def _throughput(self, client: AsyncTerp) -> Row:
+        async def bare() -> None:
+            await self._bare_ms()
+
+        async def full() -> None:
+            sandbox = await self._new(client)
+            await sandbox.terminate()
+
+        floor, value = await self._per_second(bare), await self._per_second(full)
+        return at_least(1 / 1.3, f"{CREATES} creates from {CLIENTS} clients ÷ bare restores", value, floor, "/s")
+
+    @staticmethod
+    async def _per_second(act: Callable[[], Awaitable[None]]) -> float:
+        async def client() -> None:
+            for _ in range(CREATES // CLIENTS):
+                await act()
+
+        began = time.monotonic()
+        await asyncio.gather(*(client() for _ in range(CLIENTS)))
+        return CREATES / (time.monotonic() - began)
+
+    async def _memory(self, client: AsyncTerp, at: Server) -> Row:
+        async with AsyncExitStack() as stack:
+            clones = [await stack.enter_async_context(bare_clone(self._snapshot, self._accel)) for _ in range(CLONES)]
+            await asyncio.sleep(SETTLE_S)
+            floors = [private_mib(clone.process.pid) for clone in clones]
+        before = private_mib(at.pid)
+        sandboxes = [await self._new(client) for _ in range(CLONES)]
+        await asyncio.sleep(SETTLE_S)
+        grown = max(0.0, private_mib(at.pid) - before) / CLONES
+        values = [private_mib(pid) + grown for pid in _monitors()]
+        await asyncio.gather(*(sandbox.terminate() for sandbox in sandboxes))
+        return at_most(1.2, "idle memory per sandbox, daemon's share included ÷ bare clone", values, floors, "MiB")
+
+    async def _files(self, client: AsyncTerp) -> list[Row]:
+        raw = await raw_channel.measure(self._snapshot, self._accel, FILE_MIB)
+        sandbox = await self._new(client)
+        data = bytes(FILE_MIB << 20)
+        await sandbox.files.write("/tmp/warm", data[: 1 << 20])
+        await sandbox.files.read_bytes("/tmp/warm")
+        write_ms = await milliseconds(sandbox.files.write("/tmp/file", data))
+        read_ms = await milliseconds(sandbox.files.read_bytes("/tmp/file"))
+        await sandbox.terminate()
+        write, read = (FILE_MIB / ms * 1000 for ms in (write_ms, read_ms))
+        return [
+            at_least(0.7, "file write ÷ raw channel", write, raw.to_guest_mib_s, "MiB/s"),
+            at_least(0.7, "file read ÷ raw channel", read, raw.from_guest_mib_s, "MiB/s"),
+        ]
+
+
+def _monitors() -> list[int]:
+    """The pids of all machines of terpd on this host."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"qemu-system" in command.split(b"\0")[0] and b"\0terp-" in command and b"terp-bench" not in command:
+                found.append(int(entry.name))
+    return found

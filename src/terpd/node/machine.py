@@ -1,0 +1,233 @@
+"""
+One machine's driver: from its launch to the removal of its last file.
+
+    start ──► claimed (awake) ──────────────► stop ──► gone
+      │            │  ▲                         ▲
+      │            ▼  │ reconnect               │
+      │        guest lost (monitor alive)       │
+      └── adopt ◄── daemon restarted       monitor exits by itself ──► gone, told to the supervisor
+
+The record is written before the monitor is launched and after, so that whatever a dead daemon left can be named.
+A guest that breaks the wire is disconnected and may try again; its machine runs on, since the lease is its owner's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from terpd.model.errors import GuestFault, TerpError
+from terpd.model.ids import SandboxId
+from terpd.node.disk import overlay
+from terpd.node.guest.client import GuestClient, WakeUp
+from terpd.node.jail.cgroup import Cgroup, CgroupTree, Limits
+from terpd.node.record import MachineRecord
+from terpd.node.snapshot.template import TemplateSnapshot
+from terpd.node.template import artifact
+from terpd.node.vmm.base import Placement, RestoreSpec, RunningVm, Vmm, VmmFailed
+
+log = structlog.get_logger()
+
+_WAKE_TIMEOUT_S = 25.0  # 30-40 ms under emulation on an idle host; below the 30 s after which clients hang up
+_RECONNECT_S = (0.1, 0.5, 2.0, 5.0)  # between attempts to reach a guest that broke off; the last repeats
+_STABLE_S = 10.0  # a session that lasted this long starts the attempts anew
+_PIDS = 64  # threads of one monitor: main, one a vCPU, workers; no processes (-sandbox spawn=deny)
+
+
+@dataclass(frozen=True, slots=True)
+class Facilities:
+    """What machines are made with on this host."""
+
+    vmm: Vmm
+    cgroups: CgroupTree
+    machines: Path  # one directory a machine
+
+    def directory(self, machine_id: str) -> Path:
+        return self.machines / machine_id
+
+    def cgroup(self, machine_id: str, vcpus: int, memory_mib: int, overhead_mib: int) -> Cgroup:
+        limits = Limits(cpu_cores=float(vcpus), memory_bytes=(memory_mib + overhead_mib) << 20, pids=_PIDS)
+        return self.cgroups.create(machine_id, limits)
+
+    def remove(self, machine_id: str) -> None:
+        """Remove what a machine leaves when its monitor is gone. Idempotent; blocks for some milliseconds."""
+        if cgroup := self.cgroups.find(machine_id):
+            cgroup.kill()
+            cgroup.remove()
+        artifact.remove(self.directory(machine_id))
+
+
+class Machine:
+    """
+    A machine that runs on this node and belongs to this daemon.
+
+    Args:
+        on_exit: Called once if the monitor ends without `stop`, after the remains were removed.
+    """
+
+    def __init__(
+        self, record: MachineRecord, facilities: Facilities, vm: RunningVm, on_exit: Callable[[Machine], None]
+    ) -> None:
+        self.record = record
+        self._facilities = facilities
+        self._vm = vm
+        self._on_exit = on_exit
+        self._guest: GuestClient | None = None
+        self._woken = asyncio.Event()
+        self._stopping = False
+        self._gone = asyncio.Event()
+        self._driver = asyncio.create_task(self._drive(), name=f"machine {record.machine_id}")
+
+    @property
+    def id(self) -> str:
+        return self.record.machine_id
+
+    @property
+    def guest(self) -> GuestClient:
+        """Raises GuestFault while the guest cannot be reached."""
+        if self._guest is None or self._guest.lost.done():
+            raise GuestFault("The sandbox's guest agent does not answer; terminate the sandbox if this goes on")
+        return self._guest
+
+    @classmethod
+    async def start(
+        cls,
+        record: MachineRecord,
+        snapshot: TemplateSnapshot,
+        facilities: Facilities,
+        *,
+        overhead_mib: int,
+        on_exit: Callable[[Machine], None],
+    ) -> Machine:
+        """
+        Start a machine from its template's snapshot. Its guest waits, frozen, for `wake`.
+
+        Raises:
+            GuestFault: The monitor did not start. Nothing is left behind.
+        """
+        directory = facilities.directory(record.machine_id)
+
+        def prepare() -> Cgroup:
+            directory.mkdir(mode=0o711)  # the monitor's uid passes through to its own disk
+            record.write(directory)
+            overlay.copy(snapshot.empty_overlay, directory / "disk.qcow2", uid=record.uid)
+            return facilities.cgroup(record.machine_id, snapshot.hardware.vcpus, record.memory_mib, overhead_mib)
+
+        try:
+            cgroup = await asyncio.to_thread(prepare)
+            vm = await facilities.vmm.restore(
+                RestoreSpec(
+                    placement=Placement(record.machine_id, directory, record.uid, cgroup),
+                    hardware=snapshot.hardware,
+                    memory_file=snapshot.memory,
+                    devices_file=snapshot.devices,
+                    disk=directory / "disk.qcow2",
+                    disk_backing=snapshot.disk_backing,
+                )
+            )
+        except BaseException as error:
+            await asyncio.shield(asyncio.to_thread(facilities.remove, record.machine_id))
+            if isinstance(error, (VmmFailed, OSError)):
+                raise GuestFault("The machine did not start", context={"cause": str(error)}) from error
+            raise
+        record = record.with_process(vm.process)
+        record.write(directory)
+        return cls(record, facilities, vm, on_exit)
+
+    @classmethod
+    async def adopt(cls, record: MachineRecord, facilities: Facilities, on_exit: Callable[[Machine], None]) -> Machine:
+        """Take over a machine that outlived the daemon. Raises VmmFailed or a TerpError: it is not worth keeping."""
+        process = record.process
+        if process is None or not process.alive():
+            raise VmmFailed("its monitor is gone")
+        directory = facilities.directory(record.machine_id)
+        vm = await facilities.vmm.adopt(Placement(record.machine_id, directory, record.uid, None), process)
+        try:
+            guest = await GuestClient.connect(vm.agent_socket, fresh=False, timeout_s=_WAKE_TIMEOUT_S)
+        except BaseException:
+            await vm.close()
+            raise
+        machine = cls(record, facilities, vm, on_exit)
+        machine._guest = guest
+        machine._woken.set()
+        return machine
+
+    async def wake(self, *, hostname: str, env: Mapping[str, str]) -> None:
+        """
+        Make the guest its own: entropy, clock, names, environment; then its user processes run.
+
+        Raises:
+            GuestFault, DeadlineExceeded: The guest did not confirm and must not be handed out.
+        """
+        wake = WakeUp(secrets.token_bytes(64), time.time_ns(), hostname, secrets.token_bytes(16), env)
+        if self._guest is None:
+            self._guest = await GuestClient.connect_and_wake(
+                self._vm.agent_socket, wake, fresh=True, timeout_s=_WAKE_TIMEOUT_S
+            )
+            self._woken.set()
+        else:
+            await self.guest.wake(wake, timeout_s=_WAKE_TIMEOUT_S)
+
+    def claim(self, sandbox_id: SandboxId) -> None:
+        """Give the machine to a sandbox: one rename decides whose it is, also after a crash."""
+        self.record = self.record.claimed_by(sandbox_id)
+        self.record.write(self._facilities.directory(self.id))
+
+    async def stop(self) -> None:
+        """End the machine and remove all that was its own. Idempotent; concurrent callers all wait for the end."""
+        self._stopping = True
+        self._vm.process.kill()
+        await self._gone.wait()
+
+    async def release(self) -> None:
+        """Let go of a machine that runs on without this daemon."""
+        self._driver.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._driver
+        if self._guest is not None:
+            await self._guest.close()
+        await self._vm.close()
+
+    async def _drive(self) -> None:
+        exited = asyncio.create_task(self._vm.process.wait())
+        keeping = asyncio.create_task(self._keep_connected())
+        try:
+            await exited
+        finally:
+            keeping.cancel()
+            exited.cancel()
+        await self._bury()
+        self._gone.set()
+        if not self._stopping:
+            self._on_exit(self)
+
+    async def _bury(self) -> None:
+        if self._guest is not None:
+            await self._guest.close()
+        try:
+            await self._vm.kill()
+            await asyncio.to_thread(self._facilities.remove, self.id)
+        except OSError as error:  # the next start finds the record and tries again
+            log.exception("machine remains", machine=self.id, error=str(error))
+
+    async def _keep_connected(self) -> None:
+        attempt = 0
+        while True:
+            await self._woken.wait()
+            assert self._guest is not None
+            began = time.monotonic()
+            await asyncio.wait([self._guest.lost])
+            if time.monotonic() - began > _STABLE_S:
+                attempt = 0
+            await asyncio.sleep(_RECONNECT_S[min(attempt, len(_RECONNECT_S) - 1)])
+            attempt += 1
+            with contextlib.suppress(TerpError, OSError):
+                self._guest = await GuestClient.connect(self._vm.agent_socket, fresh=False, timeout_s=_WAKE_TIMEOUT_S)
+                log.info("guest reconnected", machine=self.id, attempt=attempt)

@@ -1,0 +1,61 @@
+"""
+Warm pools: machines that run already, awake and exercised, waiting for a sandbox to claim them.
+
+Under emulation a process's first run in a machine pays for translating its code; only a machine that *ran* the
+template's warm commands hides that (docs/adr/0002-machine.md). An unclaimed machine holds no tenant's data; at its
+claim it gets fresh entropy, clock, names and environment like any other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from terpd.node.machine import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class PoolKey:
+    template: str
+    size: str
+
+
+@dataclass(slots=True)
+class Pool:
+    """
+    The waiting machines, by kind. Pure book-keeping: who starts machines asks `wanted` what is missing.
+
+    Args:
+        targets: How many to keep waiting of each kind.
+    """
+
+    targets: Mapping[PoolKey, int]
+    _waiting: defaultdict[PoolKey, list[Machine]] = field(default_factory=lambda: defaultdict(list))
+
+    def claim(self, key: PoolKey) -> Machine | None:
+        """Take the machine that has waited longest; it is the caller's from here."""
+        return self._waiting[key].pop(0) if self._waiting[key] else None
+
+    def evict(self) -> Machine | None:
+        """Give up a machine of the fullest pool, to make room for one that a sandbox asked for."""
+        key = max(self._waiting, key=lambda each: len(self._waiting[each]), default=None)
+        return self.claim(key) if key else None
+
+    def add(self, key: PoolKey, machine: Machine) -> None:
+        self._waiting[key].append(machine)
+
+    def discard(self, machine: Machine) -> None:
+        """Forget a machine that ended while it waited."""
+        for waiting in self._waiting.values():
+            if machine in waiting:
+                waiting.remove(machine)
+
+    def wanted(self) -> PoolKey | None:
+        """The kind that is furthest below its target, or None when all are full."""
+        missing = {key: target - len(self._waiting[key]) for key, target in self.targets.items()}
+        key = max(missing, key=lambda each: missing[each], default=None)
+        return key if key and missing[key] > 0 else None
+
+    def waiting(self) -> list[Machine]:
+        return [machine for machines in self._waiting.values() for machine in machines]

@@ -1,0 +1,220 @@
+"""
+Template snapshots: a machine booted once, warmed, frozen and saved, from which every sandbox starts.
+
+    boot (memory written through) ─► agent answers ─► warm commands ─► freeze ─► disconnect ─► stop, save ─► manifest
+
+The host is disconnected from the agent when the state is saved, so that each clone sees its own connection open.
+A template holds no tenant's data. It is built beside its place and renamed when whole; one builder at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from terpd.model.guest import ExecExited, ExecRequest
+from terpd.model.ids import new_exec_id
+from terpd.model.sandbox import Size
+from terpd.node.disk import overlay
+from terpd.node.guest.client import GuestClient
+from terpd.node.snapshot.manifest import Manifest, SnapshotMismatch, sha256
+from terpd.node.template import artifact
+from terpd.node.template.catalog import Image
+from terpd.node.template.initrd import ensure_initrd
+from terpd.node.template.kernel import Kernel
+from terpd.node.template.progress import Progress, step
+from terpd.node.vmm.base import BootSpec, Hardware, Placement, Vmm
+
+_MEMORY, _DEVICES, _EMPTY = "memory", "devices", "empty.qcow2"
+_BOOT_TIMEOUT_S = 180.0  # 4 s under emulation on an idle host; builds and tests make it a busy one
+_WARM_TIMEOUT_S = 180.0
+_SETTLE_S = 0.5  # after disconnecting: the guest handles the event and idles; nothing tells the host when
+
+
+class PreparationFailed(Exception):
+    """The template did not boot or warm up; the text says at which step."""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateSnapshot:
+    """A template ready to start machines of one size. All files are read-only and shared by all of them."""
+
+    directory: Path
+    image: Image
+    hardware: Hardware
+
+    @property
+    def memory(self) -> Path:
+        return self.directory / _MEMORY
+
+    @property
+    def devices(self) -> Path:
+        return self.directory / _DEVICES
+
+    @property
+    def empty_overlay(self) -> Path:
+        return self.directory / _EMPTY
+
+    @property
+    def disk_backing(self) -> Mapping[str, Path]:
+        return {overlay.BASE_NAME: self.directory / overlay.BASE_NAME, overlay.ROOT_NAME: self.image.root}
+
+
+class TemplateSnapshots:
+    """
+    Finds template snapshots, and makes those that are missing.
+
+    Args:
+        home: TERP_HOME; snapshots live in `snapshots/<template>/<size>-<digest of all that went in>`.
+        vmm: Of an instance of its own, so that no daemon takes a template being prepared for a lost machine.
+        agent: The agent's binary.
+        uid: The monitor's uid while a template boots.
+    """
+
+    def __init__(self, home: Path, *, vmm: Vmm, agent: Path, uid: int) -> None:
+        self._home = home
+        self._vmm = vmm
+        self._agent = agent
+        self._uid = uid
+        self._initrds: dict[str, Path] = {}  # by kernel digest; each is named by its own
+
+    def find(self, image: Image, size: Size) -> TemplateSnapshot | None:
+        directory, made_of = self._place(image, size)
+        try:
+            Manifest.read(directory).check(directory, made_of)
+        except SnapshotMismatch:
+            return None
+        return TemplateSnapshot(directory, image, Hardware(size.vcpus, size.memory_mib))
+
+    async def ensure(self, image: Image, size: Size, progress: Progress) -> TemplateSnapshot:
+        """
+        Return the snapshot, preparing it first when there is none: one boot, 5 to 20 s under emulation.
+
+        Raises:
+            PreparationFailed: Nothing is left behind but the console log named in the text.
+        """
+        if found := self.find(image, size):
+            return found
+        directory, made_of = self._place(image, size)
+        lock = contextlib.ExitStack()
+        await asyncio.to_thread(lock.enter_context, artifact.locked(directory.parent, size.name))
+        with lock:
+            if found := self.find(image, size):
+                return found
+            with artifact.building(directory.parent, size.name) as temporary:
+                await self._prepare(temporary, image, size, made_of, progress)
+                await asyncio.to_thread(artifact.commit, temporary, directory)
+            for other in directory.parent.glob(f"{size.name}-*"):
+                if other != directory:  # machines that run from it keep its files open
+                    await asyncio.to_thread(artifact.remove, other)
+        return TemplateSnapshot(directory, image, Hardware(size.vcpus, size.memory_mib))
+
+    def _place(self, image: Image, size: Size) -> tuple[Path, Mapping[str, str]]:
+        made_of = {
+            "image": image.digest,
+            "kernel": image.kernel.digest,
+            "initramfs": self._initrd(image.kernel).name,
+            "vcpus": str(size.vcpus),
+            "memory_mib": str(size.memory_mib),
+            **self._vmm.identity,
+        }
+        name = f"{size.name}-{artifact.digest_of(made_of)}"
+        return self._home / "snapshots" / image.template / name, made_of
+
+    def _initrd(self, kernel: Kernel) -> Path:
+        if kernel.digest not in self._initrds:
+            self._initrds[kernel.digest] = ensure_initrd(self._home, kernel, self._agent)
+        return self._initrds[kernel.digest]
+
+    async def _prepare(
+        self, directory: Path, image: Image, size: Size, made_of: Mapping[str, str], progress: Progress
+    ) -> None:
+        hardware = Hardware(size.vcpus, size.memory_mib)
+        virtual_bytes = image.disk_bytes
+        base, memory = directory / overlay.BASE_NAME, directory / _MEMORY
+        overlay.create_on_root(base, virtual_bytes)
+        overlay.create_on_base(directory / _EMPTY, virtual_bytes)
+        with memory.open("xb") as file:
+            file.truncate(hardware.memory_mib << 20)
+        for path in (base, memory):
+            _give(path, self._uid)
+        name = f"{image.template}-{size.name}"
+        for orphan, process in self._vmm.running():  # a builder that died; we hold its lock
+            if orphan == name:
+                process.kill()
+                await process.wait()
+        console = self._home / "snapshots" / f"{name}.console.log"
+        console.unlink(missing_ok=True)
+        spec = BootSpec(
+            placement=Placement(name, directory, self._uid, None),
+            hardware=hardware,
+            kernel=image.kernel.vmlinux,
+            initrd=self._initrd(image.kernel),
+            memory_file=memory,
+            devices_file=directory / _DEVICES,
+            disk=base,
+            disk_backing={overlay.ROOT_NAME: image.root},
+            console_log=console,
+        )
+        try:
+            await self._boot_and_save(spec, image, progress)
+        except Exception as error:
+            raise PreparationFailed(
+                f"Template {image.template}, size {size.name}: {error}; console: {console}"
+            ) from error
+        console.unlink(missing_ok=True)
+        with step(progress, "seal the snapshot"):
+            await asyncio.to_thread(self._seal, directory, made_of, virtual_bytes)
+
+    async def _boot_and_save(self, spec: BootSpec, image: Image, progress: Progress) -> None:
+        vm = await self._vmm.boot(spec)
+        try:
+            with step(progress, "boot the template"):
+                guest = await GuestClient.connect(vm.agent_socket, fresh=True, timeout_s=_BOOT_TIMEOUT_S)
+            try:
+                for command in image.warm:
+                    with step(progress, f"warm up: {command[:60]}"):
+                        await _warm(guest, command)
+                await guest.freeze(drop_page_cache=False)  # clones start with the template's warm one
+            finally:
+                await guest.close()
+            await asyncio.sleep(_SETTLE_S)
+            with step(progress, "save memory and devices"):
+                await vm.save()
+        finally:
+            await vm.kill()
+
+    @staticmethod
+    def _seal(directory: Path, made_of: Mapping[str, str], virtual_bytes: int) -> None:
+        # Holes cost nothing, in the page cache neither.
+        subprocess.run(["fallocate", "--dig-holes", directory / _MEMORY], check=True, capture_output=True, timeout=300)
+        names = (_MEMORY, _DEVICES, overlay.BASE_NAME, _EMPTY)
+        for leftover in directory.iterdir():
+            if leftover.name not in names:
+                leftover.unlink()
+        for name in names:
+            _give(directory / name, 0)
+            (directory / name).chmod(0o444)
+        Manifest(
+            made_of=made_of,
+            sizes={name: (directory / name).stat().st_size for name in names},
+            devices_sha256=sha256(directory / _DEVICES),
+            virtual_disk_bytes=virtual_bytes,
+        ).write(directory)
+
+
+async def _warm(guest: GuestClient, command: str) -> None:
+    request = ExecRequest(exec_id=new_exec_id(), command=command, timeout_s=_WARM_TIMEOUT_S)
+    async for event in guest.exec(request):
+        if isinstance(event, ExecExited) and event.exit_code != 0:
+            raise PreparationFailed(f"`{command}` ended with {event.exit_code}")
+
+
+def _give(path: Path, uid: int) -> None:
+    if os.geteuid() == 0:
+        os.chown(path, uid, uid)

@@ -1,0 +1,288 @@
+"""
+QEMU microvm machines: their command line, and how they are booted, restored, saved and found again.
+
+The machine definition and why each flag stands there: docs/adr/0002-machine.md. What makes a restore fast:
+
+    sockets bound and connected, QMP commands written ──► launch ──► QEMU reads them as soon as it can
+    ──► device state loads from an inherited descriptor ──► the guest runs (event RESUME)
+
+Memory is the template's file mapped privately (share=off) from a read-only descriptor: clones share what they do
+not touch, and no guest can alter the template. Device state is what `xen-save-devices-state` writes: devices only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from terpd.node.jail.launch import Bind, JailSpec, LaunchFailed, launch
+from terpd.node.jail.process import Process, scan
+from terpd.node.jail.root import JailRoot
+from terpd.node.vmm import sockets
+from terpd.node.vmm.base import BootSpec, Hardware, Placement, RestoreSpec, VmmFailed
+from terpd.node.vmm.qmp import Qmp
+
+_MOUNT = "/m"  # where a machine's files appear inside its jail
+_STATE_SET = 1  # fdset of the device state
+_CONSOLE_SET = 2
+_KVM_SET = 3
+_CONSOLE_BYTES = 65536  # of the guest's serial output kept in QEMU, for a post-mortem
+_START_TIMEOUT_S = 30.0  # a restore takes 20-40 ms; a host that swaps or starves may take very much longer
+_QMP_SOCKET = "qmp.sock"
+_AGENT_SOCKET = "agent.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """What only a cold boot needs."""
+
+    kernel: str
+    initrd: str
+    cmdline: str
+    console_set: int
+
+
+def command_line(
+    name: str,
+    hardware: Hardware,
+    *,
+    accel: str,
+    qmp_fd: int,
+    agent_fd: int,
+    descriptors: Mapping[int, int],
+    boot: Boot | None,
+) -> list[str]:
+    """
+    Return QEMU's argument vector; pure.
+
+    Template and clone must agree on every device, or the state loads "successfully" into a dead guest: so both come
+    from here, and only memory sharing, kernel and console differ.
+
+    Args:
+        accel: Value of -accel.
+        descriptors: fdset number → inherited file descriptor.
+        boot: None restores: QEMU waits for `migrate-incoming`.
+    """
+    share = "share=on" if boot else "share=off,readonly=on,rom=off"
+    argv = [
+        "/usr/bin/qemu-system-x86_64",
+        *("-name", name),
+        "-nodefaults",
+        "-no-user-config",
+        *("-display", "none"),
+        *("-M", "microvm,pit=off,pic=off,memory-backend=m0,suppress-vmdesc=on"),
+        *("-accel", accel),
+        *("-cpu", "max"),
+        *("-smp", str(hardware.vcpus)),
+        *("-m", f"{hardware.memory_mib}M"),
+        *("-bios", "qboot.rom"),
+        *("-object", f"memory-backend-file,id=m0,mem-path={_MOUNT}/memory,size={hardware.memory_mib}M,{share}"),
+        *("-device", "virtio-serial-device,max_ports=2"),
+        *("-chardev", f"socket,id=a0,fd={agent_fd},server=on,wait=off"),
+        *("-device", "virtserialport,chardev=a0,name=terp.agent"),
+        *("-blockdev", f"driver=file,node-name=f0,filename={_MOUNT}/disk.qcow2,discard=unmap,cache.no-flush=on"),
+        *("-blockdev", "driver=qcow2,node-name=d0,file=f0,discard=unmap,cache.no-flush=on"),
+        *("-device", "virtio-blk-device,drive=d0"),
+        *("-chardev", f"socket,id=q0,fd={qmp_fd},server=on,wait=off"),
+        *("-mon", "chardev=q0,mode=control"),
+        *("-global", "migration.send-configuration=off"),
+        *("-global", "migration.store-global-state=off"),
+        # A guest that reboots or panics ends; it could not boot again anyway (its firmware's memory is not restored).
+        *("-action", "reboot=shutdown,panic=shutdown"),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+    ]
+    for number, fd in descriptors.items():
+        argv += ["-add-fd", f"fd={fd},set={number}"]
+    if boot is None:
+        argv += ["-chardev", f"ringbuf,id=s0,size={_CONSOLE_BYTES}", "-serial", "chardev:s0", "-incoming", "defer"]
+    else:
+        argv += ["-chardev", f"file,id=s0,path=/dev/fdset/{boot.console_set}", "-serial", "chardev:s0"]
+        argv += ["-kernel", boot.kernel, "-initrd", boot.initrd, "-append", boot.cmdline]
+    return argv
+
+
+class QemuVm:
+    """A machine that runs. One QMP connection; QEMU accepts one at a time."""
+
+    def __init__(self, process: Process, agent_socket: Path, qmp: Qmp) -> None:
+        self.process = process
+        self.agent_socket = agent_socket
+        self._qmp = qmp
+
+    async def save(self) -> None:
+        await self._qmp.execute("stop")
+        await self._qmp.execute(
+            "xen-save-devices-state",
+            {"filename": f"/dev/fdset/{_STATE_SET}", "live": False},
+            timeout_s=_START_TIMEOUT_S,
+        )
+        self._qmp.execute_later("quit")
+        await self.process.wait()
+        await self._qmp.close()
+
+    async def kill(self) -> None:
+        self.process.kill()
+        await self.process.wait()
+        await self._qmp.close()
+
+    async def close(self) -> None:
+        await self._qmp.close()
+
+
+class Qemu:
+    """
+    The VMM port for QEMU.
+
+    Args:
+        instance: Name of this daemon's data directory, part of every machine's name on the host, so that two daemons
+            on one host never reap each other's machines. 1 to 16 of [a-z0-9].
+        accel: "kvm" or "tcg", as probed.
+        tsc_khz: Of this host (`vmm.tsc`).
+    """
+
+    def __init__(self, *, root: JailRoot, launcher: Path, accel: str, tsc_khz: int, instance: str) -> None:
+        self._root = root
+        self._launcher = launcher
+        self._accel = accel
+        self._tsc_khz = tsc_khz
+        self._prefix = f"terp-{instance}-"
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        sample = command_line("", Hardware(1, 1), accel=self._accel, qmp_fd=0, agent_fd=0, descriptors={}, boot=None)
+        return {
+            "qemu": self._root.digest,
+            "accelerator": self._accel,
+            "machine": hashlib.sha256("\0".join(sample).encode()).hexdigest()[:16],
+            "cpu": _cpu_model(),
+            "tsc_mhz": str(round(self._tsc_khz / 1000)),
+        }
+
+    async def boot(self, spec: BootSpec) -> QemuVm:
+        khz = self._tsc_khz
+        # loops_per_jiffy at 250 Hz, the tick of Debian's kernels.
+        timing = (
+            "" if self._accel == "kvm" else f" tsc=reliable tsc_early_khz={khz} lpj={khz * 1000 // 250} no_timer_check"
+        )
+        boot = Boot(
+            kernel=f"{_MOUNT}/kernel",
+            initrd=f"{_MOUNT}/initrd",
+            cmdline=f"console=ttyS0 quiet panic=-1 random.trust_cpu=on{timing}",
+            console_set=_CONSOLE_SET,
+        )
+        binds = [
+            Bind(spec.memory_file, f"{_MOUNT}/memory", writable=True),
+            Bind(spec.kernel, f"{_MOUNT}/kernel"),
+            Bind(spec.initrd, f"{_MOUNT}/initrd"),
+            Bind(spec.disk, f"{_MOUNT}/disk.qcow2", writable=True),
+        ]
+        with contextlib.ExitStack() as stack:
+            state = _open(stack, spec.devices_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            console = _open(stack, spec.console_log or Path(os.devnull), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            descriptors = {_STATE_SET: state, _CONSOLE_SET: console}
+            return await self._start(spec.placement, spec.hardware, binds, spec.disk_backing, descriptors, boot)
+
+    async def restore(self, spec: RestoreSpec) -> QemuVm:
+        binds = [
+            Bind(spec.memory_file, f"{_MOUNT}/memory"),
+            Bind(spec.disk, f"{_MOUNT}/disk.qcow2", writable=True),
+        ]
+        with contextlib.ExitStack() as stack:
+            descriptors = {_STATE_SET: _open(stack, spec.devices_file, os.O_RDONLY)}
+            return await self._start(spec.placement, spec.hardware, binds, spec.disk_backing, descriptors, None)
+
+    async def adopt(self, placement: Placement, process: Process) -> QemuVm:
+        try:
+            qmp = await Qmp.connect(sockets.connect(placement.directory / _QMP_SOCKET))
+        except OSError as error:
+            raise VmmFailed(f"{placement.name}: QMP socket: {error}") from error
+        try:
+            status = await qmp.execute("query-status")
+            # Nothing of ours leaves a machine stopped: a daemon died between stop and what would have followed.
+            if isinstance(status, dict) and not status.get("running"):
+                await qmp.execute("cont")
+        except VmmFailed:
+            await qmp.close()
+            raise
+        return QemuVm(process, placement.directory / _AGENT_SOCKET, qmp)
+
+    def running(self) -> Sequence[tuple[str, Process]]:
+        return [(name.removeprefix(self._prefix), process) for name, process in scan(self._prefix)]
+
+    async def _start(
+        self,
+        placement: Placement,
+        hardware: Hardware,
+        binds: Sequence[Bind],
+        backing: Mapping[str, Path],
+        descriptors: dict[int, int],
+        boot: Boot | None,
+    ) -> QemuVm:
+        with contextlib.ExitStack() as stack:
+            accel = self._accel
+            if accel == "kvm":
+                descriptors[_KVM_SET] = _open(stack, Path("/dev/kvm"), os.O_RDWR)
+                accel = f"kvm,device=/dev/fdset/{_KVM_SET}"
+            qmp_listener = stack.enter_context(sockets.listen(placement.directory / _QMP_SOCKET))
+            agent_listener = stack.enter_context(sockets.listen(placement.directory / _AGENT_SOCKET))
+            qmp = await Qmp.connect(sockets.connect(placement.directory / _QMP_SOCKET))
+            resumed = asyncio.create_task(self._resume(qmp, boot))
+            spec = JailSpec(
+                name=placement.name,
+                root=self._root.path,
+                argv=command_line(
+                    self._prefix + placement.name,
+                    hardware,
+                    accel=accel,
+                    qmp_fd=qmp_listener.fileno(),
+                    agent_fd=agent_listener.fileno(),
+                    descriptors=descriptors,
+                    boot=boot,
+                ),
+                binds=[*binds, *(Bind(path, f"{_MOUNT}/{name}") for name, path in backing.items())],
+                fds=[qmp_listener.fileno(), agent_listener.fileno(), *descriptors.values()],
+                uid=placement.uid,
+                gid=placement.uid,
+                cgroup=placement.cgroup,
+            )
+            process: Process | None = None
+            try:
+                process = Process.of(await launch(spec, launcher=self._launcher))
+                # From here QEMU alone holds the listeners, so its death closes our connection.
+                stack.close()
+                await resumed
+            except BaseException as error:
+                resumed.cancel()
+                await qmp.close()
+                if process is not None:
+                    process.kill()
+                    await process.wait()
+                if isinstance(error, (LaunchFailed, OSError, VmmFailed)):
+                    raise VmmFailed(f"{placement.name}: {error}") from error
+                raise
+        return QemuVm(process, placement.directory / _AGENT_SOCKET, qmp)
+
+    @staticmethod
+    async def _resume(qmp: Qmp, boot: Boot | None) -> None:
+        if boot is not None:
+            await qmp.execute("query-status", timeout_s=_START_TIMEOUT_S)
+            return
+        load = qmp.execute_later("migrate-incoming", {"uri": f"file:/dev/fdset/{_STATE_SET}"})
+        await asyncio.wait_for(load, _START_TIMEOUT_S)
+        await qmp.event("RESUME", timeout_s=_START_TIMEOUT_S)
+
+
+def _open(stack: contextlib.ExitStack, path: Path, flags: int) -> int:
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _cpu_model() -> str:
+    with Path("/proc/cpuinfo").open() as lines:
+        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -1,0 +1,91 @@
+"""The QMP client against a scripted monitor on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from terpd.node.vmm.base import VmmFailed
+from terpd.node.vmm.qmp import MAX_LINE_BYTES, Qmp
+
+
+@pytest.fixture
+async def monitor() -> AsyncIterator[tuple[Qmp, asyncio.StreamReader, asyncio.StreamWriter]]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    qmp = await Qmp.connect(ours)
+    reader, writer = await asyncio.open_unix_connection(sock=theirs)
+    yield qmp, reader, writer
+    await qmp.close()
+    writer.close()
+
+
+def send(writer: asyncio.StreamWriter, message: object) -> None:
+    writer.write(json.dumps(message).encode() + b"\r\n")
+
+
+async def test_commands_written_before_the_greeting_are_answered_in_order(monitor: tuple) -> None:
+    """A restore writes everything before QEMU listens."""
+    qmp, _, writer = monitor
+    first, second = qmp.execute_later("one"), qmp.execute_later("two")
+
+    send(writer, {"QMP": {"version": {}}})
+    for value in ({}, 1, 2):  # capabilities, one, two
+        send(writer, {"return": value})
+
+    assert (await first, await second) == (1, 2)
+
+
+async def test_an_event_between_replies_is_not_taken_for_one(monitor: tuple) -> None:
+    """RESUME arrives whenever the guest runs."""
+    qmp, _, writer = monitor
+    reply = qmp.execute_later("migrate-incoming")
+
+    send(writer, {"return": {}})
+    send(writer, {"event": "RESUME", "timestamp": {}})
+    send(writer, {"return": "loaded"})
+
+    await qmp.event("RESUME", timeout_s=5)
+    assert await reply == "loaded"
+
+
+async def test_a_refusal_is_an_error_with_the_monitors_words(monitor: tuple) -> None:
+    """The operator's log says what QEMU said."""
+    qmp, _, writer = monitor
+    send(writer, {"return": {}})
+    send(writer, {"error": {"class": "GenericError", "desc": "no such node"}})
+
+    with pytest.raises(VmmFailed, match="no such node"):
+        await qmp.execute("blockdev-snapshot", timeout_s=5)
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    [b"", b"garbage\n", b"[1]\n", b'"text"\n', b"x" * (MAX_LINE_BYTES + 1)],
+    ids=lambda each: str(each[:8]),
+)
+async def test_a_monitor_that_dies_or_talks_nonsense_fails_all_waiters(monitor: tuple, last_words: bytes) -> None:
+    """QEMU may be taken over by its guest: nobody waits for ever, and memory is bounded."""
+    qmp, _, writer = monitor
+    waiting = qmp.execute_later("stop")
+
+    writer.write(last_words)
+    writer.close()
+
+    with pytest.raises(VmmFailed):
+        await asyncio.wait_for(waiting, 10)
+    with pytest.raises(VmmFailed):
+        await qmp.event("RESUME", timeout_s=10)
+
+
+async def test_silence_ends_at_the_deadline(monitor: tuple) -> None:
+    """A stopped monitor must not stop the daemon."""
+    qmp, _, _ = monitor
+
+    with pytest.raises(VmmFailed, match="did not answer"):
+        await qmp.execute("query-status", timeout_s=0.01)
