@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -45,7 +46,7 @@ def run(
     words = [str(word) for word in argv]
     if shutil.which(words[0]) is None:
         raise BuildFailed(f"The program {words[0]} is needed and was not found; `make setup` installs it")
-    process = subprocess.Popen(
+    with subprocess.Popen(
         words,
         cwd=cwd,
         env={**os.environ, **(env or {})},
@@ -53,23 +54,16 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(stdin, timeout=timeout_s)
-    except BaseException as error:
-        _kill_group(process)
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise BuildFailed(f"{words[0]} was stopped after {timeout_s:.0f} s: {' '.join(words)}") from error
-        raise
+    ) as process:
+        try:
+            out, err = process.communicate(stdin, timeout=timeout_s)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise BuildFailed(f"{words[0]} was stopped after {timeout_s:g} s: {' '.join(words)}") from error
+            raise
     if process.returncode != 0:
         said = (err or out).decode(errors="replace").strip()[-_QUOTED_CHARACTERS:]
         raise BuildFailed(f"{' '.join(words)} failed with exit code {process.returncode}:\n{said}")
     return out
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.wait()

@@ -17,7 +17,7 @@ from terpd.node.template import apt, artifact, cpython, nodejs, packages, rootfs
 from terpd.node.template.command import BuildFailed
 from terpd.node.template.kernel import Kernel
 from terpd.node.template.progress import Progress, megabytes, step
-from terpd.node.template.recipe import Recipe, merged_env
+from terpd.node.template.recipe import Recipe, merged_env, python_series
 
 _GENERATION = 1  # raise it when this code makes something else of the same inputs
 
@@ -119,9 +119,10 @@ class Layers:
         if recipe.npm:
             with step(self._progress, f"{recipe.name}: install npm packages"):
                 nodejs.install_packages(tree, recipe.npm)
-        if recipe.requirements is not None:
+        series = python_series(chain)
+        if recipe.requirements is not None and series is not None:
             with step(self._progress, f"{recipe.name}: install Python packages"):
-                packages.install(tree, recipe.requirements, _series(chain))
+                packages.install(tree, recipe.requirements, series)
         rootfs.write_environment(tree, environment(chain))
 
     def prune(self, keep: Layer, bases: Collection[str]) -> None:
@@ -143,11 +144,3 @@ def folder(home: Path) -> Path:
     path = home / "rootfs"
     path.mkdir(parents=True, mode=0o700, exist_ok=True)
     return path
-
-
-def _series(chain: Sequence[Recipe]) -> str:
-    """The CPython that a chain's packages are for."""
-    given = [recipe.python for recipe in chain if recipe.python is not None]
-    if not given:
-        raise BuildFailed(f"Recipe {chain[-1].name} has requirements, but neither it nor a base of it brings a python")
-    return given[-1]

@@ -22,7 +22,7 @@ def install(tree: Path, requirements: str, series: str) -> None:
     """
     interpreter = cpython.ensure_interpreter(series)
     fetch(tree / "usr/local", requirements, interpreter)
-    _fix_scripts(tree / "usr/local/bin", interpreter)
+    fix_scripts(tree / "usr/local/bin", interpreter)
     cpython.byte_compile(tree, series)
 
 
@@ -40,7 +40,7 @@ def fetch(prefix: Path, requirements: str, interpreter: cpython.Interpreter) -> 
     )
 
 
-def _fix_scripts(directory: Path, interpreter: cpython.Interpreter) -> None:
+def fix_scripts(directory: Path, interpreter: cpython.Interpreter) -> None:
     """Let scripts start the interpreter of the guest, not the one on the host that unpacked them."""
     old = f"#!{interpreter.executable}".encode()
     new = f"#!/usr/local/bin/python{interpreter.series}".encode()

@@ -80,7 +80,24 @@ def load_chain(recipes: Path, name: str) -> tuple[Recipe, ...]:
         recipe = load(recipes, following)
         chain.insert(0, recipe)
         following = recipe.base
+    _check_chain(chain)
     return tuple(chain)
+
+
+def _check_chain(chain: Sequence[Recipe]) -> None:
+    python = node = False
+    for recipe in chain:
+        python = python or recipe.python is not None
+        node = node or recipe.node is not None
+        if recipe.requirements is not None and not python:
+            raise InvalidRequest(f"Recipe {recipe.name} has requirements, but neither it nor a base of it has a python")
+        if recipe.npm and not node:
+            raise InvalidRequest(f"Recipe {recipe.name} has npm packages, but neither it nor a base of it has a node")
+
+
+def python_series(chain: Sequence[Recipe]) -> str | None:
+    """The CPython that a chain's packages are for: the last one that it brings."""
+    return next((recipe.python for recipe in reversed(chain) if recipe.python is not None), None)
 
 
 def load(recipes: Path, name: str) -> Recipe:

@@ -1,0 +1,56 @@
+# Each target does its own set-up. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# What the tests start machines from.
+TEST_TEMPLATES := debian-12 python-3.12-bare node-22
+PYTHON := .venv/bin/python
+TERPD := .venv/bin/terpd
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## install what is missing, build .venv, the guest agent and the jail
+	@tools/setup
+
+quickstart: setup  ## set up, build one template, run a program in a virtual machine
+	@$(TERPD) template build python-3.12 --size small
+	@$(PYTHON) tools/quickstart.py
+
+serve: setup  ## run the server at its default address
+	@$(TERPD) serve
+
+template-%: setup
+	@$(TERPD) template build $*
+
+templates: $(addprefix template-,$(TEST_TEMPLATES))  ## build the templates that the tests use
+
+test: templates  ## set up, build the test templates, run every test
+	cargo test --workspace --locked
+	$(PYTHON) -m pytest
+
+vm: templates  ## run the tests that boot machines
+	$(PYTHON) -m pytest -m vm
+
+bench: templates  ## measure each path against its floor
+	$(PYTHON) -m bench
+
+check: setup  ## format, lint, types, import directions, generated files
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(PYTHON) tools/proto.py --check
+	$(PYTHON) tools/sync.py --check
+	$(PYTHON) tools/openapi.py --check
+
+lock: setup  ## renew the locked packages of the templates and of the set-up
+	@tools/lock
+
+clean:  ## remove what was built here; templates stay
+	rm -rf target .venv .venvs .mypy_cache .ruff_cache .pytest_cache
+
+.PHONY: help setup quickstart serve templates test vm bench check lock clean
