@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -32,6 +33,8 @@ def test_an_image_is_large_inside_and_small_outside(tmp_path: Path, tree: Path) 
     assert artifact.allocated_bytes(root) < 32 * 1024**2
     assert stat.S_IMODE(root.stat().st_mode) == 0o444
     subprocess.run(["e2fsck", "-f", "-n", root], check=True, capture_output=True)
+    groups = subprocess.run(["dumpe2fs", root], check=True, capture_output=True).stdout.decode()
+    assert groups.count("ITABLE_ZEROED") == len(re.findall(r"^Group \d+:", groups, re.MULTILINE)) == 80
     shown = subprocess.run(["debugfs", "-R", "cat /etc/hostname", root], check=True, capture_output=True)
     assert shown.stdout == b"sandbox\n"
 
