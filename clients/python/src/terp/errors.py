@@ -1,0 +1,309 @@
+"""
+Everything that can go wrong, under one root.
+
+    TerpError
+    ├── InvalidRequest            a field or value is wrong; says which and what would do
+    │   ├── NotPermitted          the path or act is outside what the API may touch
+    │   └── NotOffered            understood, but this server does not offer it
+    ├── Unauthenticated           no key, or one the server does not know
+    ├── Forbidden                 the key lacks a scope
+    ├── NotFound                  never existed, or another tenant's
+    │   └── SandboxNotFound  TemplateNotFound  FileNotFound  ExecNotFound
+    ├── Conflict
+    │   ├── StateConflict         says the current state and what would do
+    │   ├── AlreadyExists
+    │   └── IdempotencyMismatch
+    ├── LimitExceeded             says limit and use
+    │   ├── PlanLimit             the tenant's quota
+    │   └── TooLarge
+    ├── CapacityUnavailable       nothing was created or changed; try again
+    ├── Unavailable               a part of the service is away; try again
+    ├── DeadlineExceeded          says which step, waited how long
+    │   └── ExecTimeout           the command ran into its timeout; holds its output so far
+    ├── ExecKilled                the command died by a signal; holds its output so far
+    ├── CommandFailed             `ExecResult.check()`: the exit code is not 0
+    ├── PartialWrite              `files.write_many`: some files were not written, says which
+    ├── GuestFault                the guest is lost, silent or talks nonsense
+    ├── Internal                  a bug in the server
+    ├── ConnectionFailed          the server was not reached, or the connection broke
+    ├── RequestTimeout            the server was silent for too long
+    └── BadReply                  what answered does not speak the Terp API
+
+The names down to Internal are the server's own; a reply is classified by its `code` and, without a known one, by
+its HTTP status. No other library's exception leaves this package; cancellation passes through untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from terp.models import ExecResult
+
+
+class TerpError(Exception):
+    """
+    Root of all errors of this package.
+
+    Attributes:
+        code: Stable and for machines, e.g. `sandbox_not_found`.
+        detail: What happened, and what to do about it.
+        status: HTTP status of the reply; None when there was no reply.
+        request_id: What the server's log knows the request by; None when there was no reply.
+        retry_after: Seconds after which another attempt makes sense; None when the server did not say.
+        retryable: Whether the same call can succeed later without a change.
+        fields: Further machine-readable members of the error body, e.g. `limit`.
+    """
+
+    code: str = "error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        fields: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        if code is not None:
+            self.code = code
+        self.status = status
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.fields = dict(fields or {})
+
+
+class InvalidRequest(TerpError):
+    """A field or value is wrong; `detail` says which and what would do."""
+
+    code = "invalid_request"
+
+
+class NotPermitted(InvalidRequest):
+    """The path or act is outside what the API may touch."""
+
+    code = "not_permitted"
+
+
+class NotOffered(InvalidRequest):
+    """Understood, but this server does not offer it."""
+
+    code = "not_offered"
+
+
+class Unauthenticated(TerpError):
+    """No API key, or one that the server does not know."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(TerpError):
+    """The API key lacks a scope."""
+
+    code = "forbidden"
+
+
+class NotFound(TerpError):
+    """It never existed, or belongs to another tenant."""
+
+    code = "not_found"
+
+
+class SandboxNotFound(NotFound):
+    """No such sandbox."""
+
+    code = "sandbox_not_found"
+
+
+class TemplateNotFound(NotFound):
+    """No such template is built on the server."""
+
+    code = "template_not_found"
+
+
+class FileNotFound(NotFound):
+    """No such file in the sandbox."""
+
+    code = "file_not_found"
+
+
+class ExecNotFound(NotFound):
+    """No such command in the sandbox."""
+
+    code = "command_not_found"
+
+
+class Conflict(TerpError):
+    """Not possible in the present state."""
+
+    code = "conflict"
+
+
+class StateConflict(Conflict):
+    """The sandbox is in another state; `detail` says in which and what would do."""
+
+    code = "state_conflict"
+
+
+class AlreadyExists(Conflict):
+    """Something of that name exists."""
+
+    code = "already_exists"
+
+
+class IdempotencyMismatch(Conflict):
+    """An idempotency key was used before, for another request."""
+
+    code = "idempotency_mismatch"
+
+
+class LimitExceeded(TerpError):
+    """A limit is reached; `detail` says which, and how much is used."""
+
+    code = "limit_exceeded"
+
+
+class PlanLimit(LimitExceeded):
+    """The tenant's quota is used up."""
+
+    code = "plan_limit"
+
+
+class TooLarge(LimitExceeded):
+    """More bytes than may be moved in one piece."""
+
+    code = "too_large"
+
+
+class CapacityUnavailable(TerpError):
+    """The server is full. Nothing was created or changed."""
+
+    code = "fleet_full_retry"
+    retryable = True
+
+
+class Unavailable(TerpError):
+    """A part of the service is away."""
+
+    code = "unavailable"
+    retryable = True
+
+
+class DeadlineExceeded(TerpError):
+    """A step took longer than it may; `detail` says which."""
+
+    code = "deadline_exceeded"
+
+
+class ExecTimeout(DeadlineExceeded):
+    """
+    The command ran into its timeout and was ended: SIGTERM, 2 s later SIGKILL.
+
+    Attributes:
+        stdout, stderr: What it had written until then; empty when it came from `exec_stream`.
+    """
+
+    code = "exec_timeout"
+    stdout: str = ""
+    stderr: str = ""
+
+
+class ExecKilled(TerpError):
+    """
+    The command died by a signal that it did not get from its timeout.
+
+    Attributes:
+        signal: Number of the signal, 9 also when the guest ran out of memory; None when the server did not say.
+        stdout, stderr: What it had written until then; empty when it came from `exec_stream`.
+    """
+
+    code = "exec_killed"
+    stdout: str = ""
+    stderr: str = ""
+
+    @property
+    def signal(self) -> int | None:
+        signal = self.fields.get("signal")
+        return signal if isinstance(signal, int) else None
+
+
+class CommandFailed(TerpError):
+    """
+    Raised by `ExecResult.check()` alone: the command ended with an exit code other than 0.
+
+    Attributes:
+        result: The whole result.
+    """
+
+    code = "command_failed"
+
+    def __init__(self, result: ExecResult) -> None:
+        last_words = result.stderr.strip().splitlines()[-1:]
+        super().__init__(": ".join([f"The command ended with exit code {result.exit_code}", *last_words]))
+        self.result = result
+
+    def __reduce__(self) -> tuple[type[CommandFailed], tuple[ExecResult]]:
+        return type(self), (self.result,)  # the default passes the message, and breaks a process pool
+
+
+class PartialWrite(TerpError):
+    """
+    Some files of `files.write_many` were not written; all others were.
+
+    Attributes:
+        failed: What went wrong, by path.
+    """
+
+    code = "partial_write"
+
+    def __init__(self, failed: Mapping[str, TerpError]) -> None:
+        path, first = next(iter(failed.items()))
+        super().__init__(f"{len(failed)} of the files were not written, the first of them {path}: {first.detail}")
+        self.failed = dict(failed)
+
+    def __reduce__(self) -> tuple[type[PartialWrite], tuple[dict[str, TerpError]]]:
+        return type(self), (self.failed,)
+
+
+class GuestFault(TerpError):
+    """The guest is lost, silent or talks nonsense. Start another sandbox."""
+
+    code = "guest_fault"
+
+
+class Internal(TerpError):
+    """A bug in the server; its log has more under `request_id`."""
+
+    code = "internal"
+
+
+class ConnectionFailed(TerpError):
+    """
+    The server was not reached, or the connection broke.
+
+    Attributes:
+        sent: False when nothing was sent, so that the server cannot have done anything.
+    """
+
+    code = "connection_failed"
+    retryable = True
+    sent: bool = True
+
+
+class RequestTimeout(TerpError):
+    """The server was silent for longer than the client's timeout. It may have done what was asked."""
+
+    code = "request_timeout"
+    retryable = True
+
+
+class BadReply(TerpError):
+    """What answered does not speak the Terp API. Check the base URL."""
+
+    code = "bad_reply"
