@@ -77,6 +77,6 @@ async def _kept_alive(name: str, loop: Callable[[], Coroutine[Any, Any, None]]) 
     while True:
         try:
             await loop()
-        except Exception:
+        except Exception:  # noqa: BLE001 - a bug: logged, and the server goes on
             _log.exception("background_loop_died", loop=name)
         await asyncio.sleep(RESTART_S)

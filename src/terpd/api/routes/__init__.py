@@ -1,1 +1,1 @@
-"""."""
+"""One file per resource: which call is which use case."""

@@ -1,0 +1,51 @@
+"""The application: routes, middleware and what they are given. Nothing is global; a process may hold several."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from terpd.api import errors
+from terpd.api.auth import Authenticate
+from terpd.api.metrics import Metrics
+from terpd.api.middleware import BodyLimit, Requests
+from terpd.api.pace import Pace
+from terpd.api.routes import exec as exec_routes
+from terpd.api.routes import files, health, limits, sandboxes
+from terpd.control.services import Services
+
+API_VERSION = "1.0.0"  # of the HTTP API, not of the product
+
+
+def describe_app() -> FastAPI:
+    """The routes alone, enough for their description in openapi/."""
+    app = FastAPI(
+        title="Terp",
+        version=API_VERSION,
+        description="Sandboxes for AI agents: a real virtual machine from one call.",
+        docs_url=None,  # the pages would load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,  # clients do not follow redirects
+    )
+    app.include_router(limits.router)  # /v1/sandboxes/limits goes before /v1/sandboxes/{sandbox_id}
+    app.include_router(sandboxes.router)
+    app.include_router(exec_routes.router)
+    app.include_router(files.router)
+    app.include_router(health.router)
+    return app
+
+
+def create_app(services: Services, *, pace: Pace | None = None) -> FastAPI:
+    """
+    Return the ASGI application that serves *services*. Serve it inside of `services.running()`.
+
+    *pace* is for tests; the default is what clients are built for.
+    """
+    app = describe_app()
+    app.state.services = services
+    app.state.pace = pace or Pace()
+    app.state.metrics = Metrics()
+    errors.install(app)
+    app.add_middleware(Authenticate, keys=services.keys)  # the last one added is the outermost
+    app.add_middleware(BodyLimit)
+    app.add_middleware(Requests, metrics=app.state.metrics)
+    return app

@@ -1,0 +1,39 @@
+"""What routes are given: the use cases, the pace, and ids taken from the path."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+
+from terpd.api.auth import may_read, may_see_metrics, may_write
+from terpd.api.pace import Pace
+from terpd.control.keys import Caller
+from terpd.control.services import Services
+from terpd.model.errors import SandboxNotFound
+from terpd.model.ids import SandboxId, parse_sandbox_id
+
+
+async def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+async def _pace(request: Request) -> Pace:
+    pace: Pace = request.app.state.pace
+    return pace
+
+
+async def _sandbox_id(sandbox_id: Annotated[str, Path(description="`sbx_` and a ULID")]) -> SandboxId:
+    parsed = parse_sandbox_id(sandbox_id)
+    if parsed is None:
+        raise SandboxNotFound(f"There is no such sandbox: {sandbox_id[:64]}")
+    return parsed
+
+
+GivenServices = Annotated[Services, Depends(_services)]
+GivenPace = Annotated[Pace, Depends(_pace)]
+GivenSandboxId = Annotated[SandboxId, Depends(_sandbox_id)]
+Reader = Annotated[Caller, Depends(may_read)]
+Writer = Annotated[Caller, Depends(may_write)]
+Operator = Annotated[Caller, Depends(may_see_metrics)]

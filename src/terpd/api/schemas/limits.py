@@ -1,0 +1,84 @@
+"""Limits and templates on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from terpd.api.schemas.shape import AnswerBody
+from terpd.control.lookup import Limits
+from terpd.model.template import TemplateInfo
+
+
+class SizeBody(AnswerBody):
+    size: str
+    cpu: float
+    memory_mb: int
+    allowed: bool
+
+
+class RegionBody(AnswerBody):
+    id: str
+    label: str
+
+
+class LimitsBody(AnswerBody):
+    plan: str = Field(description="Always `enterprise`: a server of one's own has no tiers")
+    max_concurrent: int
+    live: int = Field(description="Sandboxes in use now, of max_concurrent")
+    max_snapshots: int
+    max_named_snapshots: int
+    max_timeout_seconds: int
+    max_running_lifetime_seconds: int | None
+    allowed_sizes: list[str]
+    sizes: list[SizeBody]
+    regions: list[RegionBody]
+    custom_egress_allowlist: bool
+    default_egress_domains: list[str]
+    trial_credit_eur: float
+    trial_credit_used_eur: float
+
+
+class TemplateBody(AnswerBody):
+    name: str
+    description: str
+    digest: str
+    size_bytes: int
+    warm_sizes: list[str] = Field(description="Sizes that start at once; another one boots first, once")
+
+
+class TemplatesBody(AnswerBody):
+    templates: list[TemplateBody]
+
+
+def limits_object(limits: Limits) -> dict[str, Any]:
+    return {
+        "plan": "enterprise",
+        "max_concurrent": limits.max_concurrent,
+        "live": limits.live,
+        "max_snapshots": 0,
+        "max_named_snapshots": 0,
+        "max_timeout_seconds": limits.max_timeout_s,
+        "max_running_lifetime_seconds": None,
+        "allowed_sizes": [size.name for size in limits.sizes],
+        "sizes": [
+            {"size": size.name, "cpu": size.vcpus, "memory_mb": size.memory_mib, "allowed": True}
+            for size in limits.sizes
+        ],
+        "regions": [{"id": limits.region, "label": limits.region_label}],
+        "custom_egress_allowlist": False,
+        "default_egress_domains": [],
+        "trial_credit_eur": 0.0,
+        "trial_credit_used_eur": 0.0,
+    }
+
+
+def template_object(template: TemplateInfo) -> dict[str, Any]:
+    return {
+        "name": template.name,
+        "description": template.description,
+        "digest": template.digest,
+        "size_bytes": template.size_bytes,
+        "warm_sizes": list(template.warm_sizes),
+    }

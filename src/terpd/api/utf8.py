@@ -1,0 +1,39 @@
+"""Cut a stream of bytes where no UTF-8 character is cut: clients decode each piece by itself."""
+
+from __future__ import annotations
+
+
+class Utf8Cutter:
+    """Holds back the beginning of a character, 3 bytes at most, until its rest or the end of the stream comes."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what is complete. Bytes that can never become a character pass unchanged."""
+        data = self._held + data
+        end = len(data) - _open_tail(data)
+        self._held = data[end:]
+        return data[:end]
+
+    def flush(self) -> bytes:
+        held, self._held = self._held, b""
+        return held
+
+
+def decode_kept(data: bytes, *, cut: bool) -> str:
+    """Decode with replacement characters; *cut* data may end within a character, which is then left out."""
+    if cut:
+        data = data[: len(data) - _open_tail(data)]
+    return data.decode("utf-8", "replace")
+
+
+def _open_tail(data: bytes) -> int:
+    """How many bytes at the end begin a character that is not complete: 0 to 3."""
+    for back in range(1, min(3, len(data)) + 1):
+        byte = data[-back]
+        if byte & 0xC0 == 0x80:  # a continuation: its head is further ahead
+            continue
+        needed = 4 if 0xF0 <= byte <= 0xF4 else 3 if 0xE0 <= byte < 0xF0 else 2 if 0xC2 <= byte < 0xE0 else 1
+        return back if needed > back else 0
+    return 0
