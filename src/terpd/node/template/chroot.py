@@ -12,6 +12,9 @@ from pathlib import Path
 
 from terpd.node.template.command import run
 
+# Mounts of its own, and processes that all die with the first of them, which dies with `unshare`.
+ISOLATED = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
+
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # /dev/shm: Python's multiprocessing (compileall -j) needs semaphores. dev nodes come with the tree from mmdebstrap.
@@ -33,9 +36,8 @@ def run_in(tree: Path, argv: Sequence[str], *, timeout_s: float = 300) -> bytes:
     Raises:
         BuildFailed: It failed; quotes the end of its output.
     """
-    isolated = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--net", "--")
     return run(
-        [*isolated, "sh", "-c", _ENTER, "sh", tree, *argv],
+        [*ISOLATED, "--net", "--", "sh", "-c", _ENTER, "sh", tree, *argv],
         timeout_s=timeout_s,
         env={"TERP_GUEST_PATH": _PATH},
     )

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from terpd.model.errors import TerpError
 
+_DIE_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 _QUOTED_CHARACTERS = 2000  # of a failed program's output: enough for its last words, bounded for the log
 
 
@@ -33,8 +34,8 @@ def run(
     """
     Run a program to its end and return its standard output.
 
-    It gets a process group of its own, killed as a whole at the time limit or on an interrupt, so that no child
-    of it goes on writing into a directory that is about to be removed.
+    It gets a process group of its own, killed as a whole at the time limit or on an interrupt, and dies with this
+    process: nothing goes on writing into a directory that the next build removes.
 
     Args:
         timeout_s: Generous: downloads are in it. A build must end, not be quick.
@@ -47,7 +48,7 @@ def run(
     if shutil.which(words[0]) is None:
         raise BuildFailed(f"The program {words[0]} is needed and was not found; `make setup` installs it")
     with subprocess.Popen(
-        words,
+        [*_DIE_WITH_US, *words],
         cwd=cwd,
         env={**os.environ, **(env or {})},
         stdin=subprocess.PIPE,

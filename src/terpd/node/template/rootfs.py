@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from terpd.node.template.apt import Repository
-from terpd.node.template.chroot import run_in
+from terpd.node.template.chroot import ISOLATED, run_in
 from terpd.node.template.command import run
 from terpd.node.template.kernel import Kernel
 
@@ -38,8 +38,7 @@ def bootstrap(tree: Path, suite: str, repositories: Sequence[Repository], packag
     included = ",".join(dict.fromkeys((*PACKAGES, *packages)))
     run(
         [
-            # A mount namespace of its own: a builder killed midway leaves no mount in the tree.
-            *("unshare", "--mount", "--propagation", "private", "--"),
+            *(*ISOLATED, "--mount-proc", "--"),  # a builder killed midway leaves neither mounts nor processes
             *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=directory"),
             *(f"--dpkgopt={option}" for option in DPKG_OPTIONS),
             f"--include={included}",
