@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 import uvicorn
-from support.simulated_node import SimulatedNode
 
+from support.simulated_node import SimulatedNode
 from terpd.api import create_app
 from terpd.api.pace import Pace
 from terpd.control.policy import Policy
@@ -65,7 +65,7 @@ async def running_api(
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     async with services.running():
         serving = asyncio.create_task(server.serve())
-        while not server.started:
+        while not server.started:  # noqa: ASYNC110 - the server has no event to wait for
             await asyncio.sleep(0.005)
         port = server.servers[0].sockets[0].getsockname()[1]
         secret, _ = await services.keys.create(

@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from support.sandboxes import NOON
-
 from terpd.model.errors import (
     AlreadyExists,
     CapacityUnavailable,
@@ -148,25 +147,19 @@ class SimulatedNode:
     def _output(
         self, machine: SimulatedMachine, request: ExecRequest, word: str, rest: str
     ) -> Sequence[tuple[OutputStream, bytes]]:
-        out, err = OutputStream.STDOUT, OutputStream.STDERR
-        match word:
-            case "echo":
-                return [(out, f"{rest}\n".encode())]
-            case "err":
-                return [(err, f"{rest}\n".encode())]
-            case "cat":
-                return [(out, request.stdin or b"")]
-            case "env":
-                return [(out, {**machine.spec.env, **request.env}.get(rest, "").encode())]
-            case "pwd":
-                return [(out, request.cwd.encode())]
-            case "bytes":
-                return [(out, b"x" * min(PIECE_BYTES, int(rest) - at)) for at in range(0, int(rest), PIECE_BYTES)]
-            case "pieces":
-                return [(out, bytes.fromhex(piece)) for piece in rest.split()]
-            case "wait" | "hang":
-                return [(out, b"begun\n")]
-        return []
+        outputs: dict[str, Callable[[], Sequence[bytes]]] = {
+            "echo": lambda: [f"{rest}\n".encode()],
+            "err": lambda: [f"{rest}\n".encode()],
+            "cat": lambda: [request.stdin or b""],
+            "env": lambda: [{**machine.spec.env, **request.env}.get(rest, "").encode()],
+            "pwd": lambda: [request.cwd.encode()],
+            "bytes": lambda: [b"x" * min(PIECE_BYTES, int(rest) - at) for at in range(0, int(rest), PIECE_BYTES)],
+            "pieces": lambda: [bytes.fromhex(piece) for piece in rest.split()],
+            "wait": lambda: [b"begun\n"],
+            "hang": lambda: [b"begun\n"],
+        }
+        stream = OutputStream.STDERR if word == "err" else OutputStream.STDOUT
+        return [(stream, data) for data in outputs.get(word, list)()]
 
     async def _end(self, machine: SimulatedMachine, request: ExecRequest, word: str, rest: str) -> ExecExited:
         match word:

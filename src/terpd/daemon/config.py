@@ -1,0 +1,192 @@
+"""
+Settings: a TOML file, over it TERP_* variables, over them flags. Nothing else in the server reads an environment.
+
+    host = "127.0.0.1"
+    data_dir = "/var/lib/terp"
+    extra_ca_paths = ["/usr/local/share/ca-certificates"]
+
+    [sizes.small]
+    vcpus = 1
+    memory_mib = 1024
+
+    [[pool]]
+    template = "python-3.12"
+    size = "small"
+    count = 2
+
+A variable is TERP_ and the setting's name in capitals; a list is separated by `:`, the pool is written
+`python-3.12/small=2,debian-12/small=1`, and sizes `small=1x1024,medium=2x4096` (vCPUs x MiB).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from terpd.control.policy import MIN_TIMEOUT_S, Policy
+from terpd.model.sandbox import Size
+
+PREFIX = "TERP_"
+
+_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+_DEFAULT_SIZES = {"small": (1, 1024), "medium": (2, 4096), "large": (4, 8192)}
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the message names it, its source and what would do."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SizeConfig(_Frozen):
+    vcpus: Annotated[int, Field(ge=1, le=64)]
+    memory_mib: Annotated[int, Field(ge=128, le=1024 * 1024)]
+
+
+class PoolConfig(_Frozen):
+    """*count* machines of this template and size are kept warm."""
+
+    template: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    size: str
+    count: Annotated[int, Field(ge=0, le=1000)]
+
+
+class Config(_Frozen):
+    """
+    Every setting of `terpd serve`. Directories: `data_dir` holds the records and what sandboxes own, `home` the
+    built templates and kernels (by default inside of it).
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 7070
+    data_dir: Path = Path("/var/lib/terp")
+    home: Path | None = None
+    region: Annotated[str, Field(pattern=_NAME)] = "local"
+    region_label: str = "This server"
+    node_id: Annotated[str, Field(pattern=_NAME)] = Field(default_factory=lambda: _node_id(platform.node()))
+    sizes: dict[Annotated[str, Field(pattern=_NAME)], SizeConfig] = Field(
+        default_factory=lambda: {
+            name: SizeConfig(vcpus=vcpus, memory_mib=mib) for name, (vcpus, mib) in _DEFAULT_SIZES.items()
+        },
+        min_length=1,
+    )
+    max_concurrent: Annotated[int, Field(ge=1)] = 100  # sandboxes of one tenant that are not final
+    memory_cap_mib: Annotated[int, Field(ge=128)] | None = None  # None: the node derives it from the host
+    machines_cap: Annotated[int, Field(ge=1)] = 256
+    pool: tuple[PoolConfig, ...] = ()
+    max_timeout_s: Annotated[int, Field(ge=MIN_TIMEOUT_S, le=30 * 86400)] = 86400
+    extra_ca_paths: tuple[Path, ...] = (Path("/usr/local/share/ca-certificates"),)
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    log_json: bool = True
+
+    @model_validator(mode="after")
+    def _sizes_are_known(self) -> Self:
+        unknown = sorted({entry.size for entry in self.pool} - set(self.sizes))
+        if unknown:
+            raise ValueError(f"pool names sizes that are not among sizes: {', '.join(unknown)}")
+        return self
+
+    @property
+    def templates_dir(self) -> Path:
+        return self.home or self.data_dir / "home"
+
+    @property
+    def database(self) -> Path:
+        return self.data_dir / "terp.db"
+
+    def policy(self) -> Policy:
+        return Policy(
+            region=self.region,
+            region_label=self.region_label,
+            sizes={name: Size(name, size.vcpus, size.memory_mib) for name, size in self.sizes.items()},
+            max_concurrent=self.max_concurrent,
+            max_timeout_s=self.max_timeout_s,
+        )
+
+    def pool_targets(self) -> dict[tuple[str, str], int]:
+        """How many machines to keep warm of each (template, size)."""
+        return {(entry.template, entry.size): entry.count for entry in self.pool}
+
+
+def load(
+    *, file: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+) -> Config:
+    """
+    Read the settings.
+
+    Args:
+        file: A TOML file, or None for none; one that is named must exist.
+        environ: The environment by default.
+        flags: From the command line; None as a value means that it was not given.
+
+    Raises:
+        ConfigError: A file cannot be read, or a setting is unknown or out of bounds.
+    """
+    settings: dict[str, Any] = {}
+    if file is not None:
+        settings |= _from_file(file)
+    settings |= _from_environ(os.environ if environ is None else environ)
+    settings |= {name: value for name, value in (flags or {}).items() if value is not None}
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise ConfigError(f"The setting {name} is wrong: {first['msg']}") from error
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The settings file cannot be read: {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The settings file is not valid TOML: {file}: {error}") from error
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for variable, value in environ.items():
+        name = variable.removeprefix(PREFIX).lower()
+        # Clients on the same host have TERP_ variables of their own (TERP_API_KEY): not ours to judge.
+        if not variable.startswith(PREFIX) or name not in Config.model_fields:
+            continue
+        match name:
+            case "pool":
+                found[name] = _pool(value)
+            case "sizes":
+                found[name] = _sizes(value)
+            case "extra_ca_paths":
+                found[name] = [part for part in value.split(":") if part]
+            case _:
+                found[name] = value
+    return found
+
+
+def _pool(text: str) -> list[dict[str, object]]:
+    entries = re.findall(r"([^/,=]+)/([^/,=]+)=(\d+)(?:,|$)", text)
+    if text and ",".join(f"{t}/{s}={n}" for t, s, n in entries) != text:
+        raise ConfigError(f"TERP_POOL must look like python-3.12/small=2,debian-12/small=1, not: {text}")
+    return [{"template": t, "size": s, "count": int(n)} for t, s, n in entries]
+
+
+def _sizes(text: str) -> dict[str, dict[str, int]]:
+    entries = re.findall(r"([^,=]+)=(\d+)x(\d+)(?:,|$)", text)
+    if ",".join(f"{name}={vcpus}x{mib}" for name, vcpus, mib in entries) != text:
+        raise ConfigError(f"TERP_SIZES must look like small=1x1024,medium=2x4096, not: {text}")
+    return {name: {"vcpus": int(vcpus), "memory_mib": int(mib)} for name, vcpus, mib in entries}
+
+
+def _node_id(hostname: str) -> str:
+    """The host's name as an id; it must stay the same over restarts, since records carry it."""
+    cleaned = re.sub(r"[^a-z0-9._-]", "-", hostname.lower()).lstrip("._-")[:64]
+    return cleaned or "node"
