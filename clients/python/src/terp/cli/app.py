@@ -1,0 +1,65 @@
+"""The commands put together, and what their failures look like."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from terp import ConnectionFailed, TerpError, Unauthenticated
+from terp.cli import commands, sandboxes, transfer
+from terp.cli.interrupts import interrupts
+from terp.cli.terminal import complain
+
+app = typer.Typer(
+    name="terp",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+PASSED_ON = {"allow_interspersed_args": False, "ignore_unknown_options": True}  # what follows belongs to the program
+
+app.command("run", context_settings=PASSED_ON)(commands.run)
+app.command("exec", context_settings=PASSED_ON)(commands.execute)
+app.command("create")(sandboxes.create)
+app.command("ls")(sandboxes.show)
+app.command("rm")(sandboxes.remove)
+app.command("cp")(transfer.copy)
+
+
+@app.callback()
+def terp() -> None:
+    """
+    Sandboxes for AI agents: a real virtual machine from one command.
+
+    The server and the key come from TERP_BASE_URL (http://127.0.0.1:7070 if unset) and TERP_API_KEY.
+
+    Example: terp run --template python-3.12 script.py
+    """
+
+
+def run() -> None:
+    interrupts.install()
+    try:
+        app()
+    except TerpError as error:
+        complain(_told(error))
+        sys.exit(1)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # of a local file; the SDK raises none
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        sys.exit(1)
+
+
+def _told(error: TerpError) -> str:
+    """What happened and what to do, in one line; the request id is what the server's operator can search for."""
+    todo = ""
+    if isinstance(error, Unauthenticated) and error.status is not None:
+        todo = ". Check TERP_API_KEY; on the server, `terpd key create` makes a new key"
+    elif isinstance(error, ConnectionFailed) and not error.sent:
+        todo = " Check TERP_BASE_URL"
+    trace = f", request {error.request_id}" if error.request_id else ""
+    return f"{error.detail}{todo} [{error.code}{trace}]"

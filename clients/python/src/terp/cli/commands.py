@@ -1,0 +1,153 @@
+"""`terp run`, `terp exec`: a program's bytes and exit code passed through."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from terp import ExecKilled, ExecTimeout, Exited, Sandbox, Stderr, Stdout, TerpError
+from terp.cli import options
+from terp.cli.interrupts import Interrupted, interrupts
+from terp.cli.terminal import complain, write
+
+TIMED_OUT = 124  # as timeout(1)
+LEASE_MARGIN_S = 30  # for the upload: the script's own timeout must strike first, for it is the better message
+
+INTERPRETERS = {
+    ".py": "python",
+    ".js": "node",
+    ".mjs": "node",
+    ".cjs": "node",
+    ".sh": "sh",
+    ".bash": "bash",
+}
+DEFAULT_INTERPRETERS = (("python", "python"), ("code-interpreter", "python"), ("node", "node"))  # by template's start
+
+Timeout = Annotated[int, typer.Option(help="Seconds the command may run.")]
+
+
+def run(
+    script: Annotated[str, typer.Argument(help="A local file; - reads it from stdin.")],
+    args: Annotated[list[str] | None, typer.Argument(help="Passed to the script.", show_default=False)] = None,
+    *,
+    template: options.Template = "python-3.12",
+    size: options.Size = "small",
+    timeout: Timeout = 600,
+    env: options.Env = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Do not terminate the sandbox; its id goes to stderr.")] = False,
+) -> None:
+    """
+    Run a script in a new sandbox, and terminate it.
+
+    Its output and exit code are passed through; its input is empty. Options stand before the script, all that
+    follows is the script's. It runs with python, node, sh or bash by its suffix, else by its #! line or the template.
+
+    Example: terp run --template python-3.12 script.py --verbose
+    """
+    source = sys.stdin.buffer.read() if script == "-" else Path(script).read_bytes()
+    name = "stdin" if script == "-" else Path(script).name
+    path = f"/workspace/{name}"
+    command = [*interpreter(name, source, template), path, *(args or [])]
+    with _sandbox(template, size=size, timeout=timeout + LEASE_MARGIN_S, env=env, keep=keep) as sandbox:
+        sandbox.files.write(path, source, mode=0o755)
+        code = _pass_through(sandbox, shlex.join(command), timeout=timeout)
+    raise typer.Exit(code)
+
+
+def execute(
+    sandbox_id: Annotated[str, typer.Argument(metavar="ID")],
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", show_default=False)],
+    *,
+    cwd: Annotated[str, typer.Option(help="Directory to run in.")] = "/workspace",
+    timeout: Timeout = 60,
+    env: options.Env = None,
+) -> None:
+    """
+    Run a command in a sandbox; output and exit code are passed through.
+
+    One argument is a line for the shell; several reach the program as they are. Unless stdin is a terminal it is read
+    to its end first, then handed to the command (UTF-8, 8 MiB at most).
+
+    Example: terp exec sbx_01J8ZQ4T9M5V3K7C2N6R1W0XYB -- python -c 'print(6 * 7)'
+    """
+    if command[:1] == ["--"]:
+        command = command[1:]
+    if not command:
+        raise typer.BadParameter("a command is missing", param_hint="COMMAND")
+    stdin = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
+    line = command[0] if len(command) == 1 else shlex.join(command)
+    sandbox = Sandbox.get(sandbox_id)
+    try:
+        code = _pass_through(sandbox, line, timeout=timeout, cwd=cwd, env=options.read_env(env), stdin=stdin)
+    except Interrupted:
+        complain(f"the command runs on until its timeout; to end it with its sandbox: terp rm {sandbox.id}")
+        raise
+    raise typer.Exit(code)
+
+
+def interpreter(name: str, source: bytes, template: str) -> Sequence[str]:
+    """Return what a script is run with; nothing when it says so itself."""
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a name, no path
+    if suffix in INTERPRETERS:
+        return [INTERPRETERS[suffix]]
+    if source.startswith(b"#!"):
+        return []
+    return [next((program for start, program in DEFAULT_INTERPRETERS if template.startswith(start)), "sh")]
+
+
+@contextlib.contextmanager
+def _sandbox(template: str, *, size: str, timeout: int, env: list[str] | None, keep: bool) -> Iterator[Sandbox]:
+    variables = options.read_env(env)
+    sandbox: Sandbox | None = None
+    try:
+        with interrupts.held(why="the sandbox is just being started and will be terminated"):
+            sandbox = Sandbox.create(template, size=size, timeout=timeout, env=variables)
+        if keep:
+            complain(f"sandbox: {sandbox.id}")
+        yield sandbox
+    finally:
+        if sandbox is not None and not keep:
+            with interrupts.held(why="the sandbox is just being terminated"):
+                _terminate(sandbox)
+
+
+def _terminate(sandbox: Sandbox) -> None:
+    """A failure is told and no more: what the script did is the result, and the lease ends the sandbox."""
+    try:
+        sandbox.terminate()
+    except TerpError as error:
+        complain(f"{sandbox.id} was not terminated and ends at {sandbox.expires_at:%H:%M:%S} UTC: {error.detail}")
+
+
+def _pass_through(
+    sandbox: Sandbox,
+    line: str,
+    *,
+    timeout: int,
+    cwd: str = "/workspace",
+    env: dict[str, str] | None = None,
+    stdin: bytes | None = None,
+) -> int:
+    code = 0
+    try:
+        for event in sandbox.exec_stream(line, cwd=cwd, env=env, timeout=timeout, stdin=stdin):
+            if isinstance(event, Stdout):
+                write(sys.stdout, event.data)
+            elif isinstance(event, Stderr):
+                write(sys.stderr, event.data)
+            elif isinstance(event, Exited):
+                code = event.exit_code
+    except ExecTimeout as error:
+        complain(f"{error.detail} [{error.code}]")
+        return TIMED_OUT
+    except ExecKilled as error:
+        complain(f"{error.detail} [{error.code}]")
+        return 128 + (error.signal or 0)
+    return code

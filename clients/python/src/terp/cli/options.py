@@ -1,0 +1,49 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+Template = Annotated[str, typer.Option("--template", "-t", help="What the sandbox starts from.")]
+Size = Annotated[str, typer.Option(help="small, medium or large, as far as the server has them.")]
+Env = Annotated[
+    list[str] | None,
+    typer.Option("--env", "-e", help="KEY=VALUE, or KEY to pass your own on. Repeatable.", metavar="KEY[=VALUE]"),
+]
+Metadata = Annotated[
+    list[str] | None, typer.Option("--metadata", "-m", help="A label. Repeatable.", metavar="KEY=VALUE")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+
+
+def read_env(pairs: list[str] | None) -> dict[str, str]:
+    """
+    Raises:
+        typer.BadParameter: A name stands alone and is not in this environment.
+    """
+    env = {}
+    for pair in pairs or []:
+        name, given, value = pair.partition("=")
+        if not given:
+            if name not in os.environ:
+                raise typer.BadParameter(f"{name} is not set here; write {name}=VALUE", param_hint="--env")
+            value = os.environ[name]
+        env[name] = value
+    return env
+
+
+def read_metadata(pairs: list[str] | None) -> dict[str, str]:
+    """
+    Raises:
+        typer.BadParameter: One has no `=`.
+    """
+    metadata = {}
+    for pair in pairs or []:
+        key, given, value = pair.partition("=")
+        if not given:
+            raise typer.BadParameter(f"write KEY=VALUE, not: {pair}", param_hint="--metadata")
+        metadata[key] = value
+    return metadata

@@ -1,0 +1,103 @@
+"""`terp create`, `terp ls`, `terp rm`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+from typing import Annotated
+
+import typer
+
+from terp import Sandbox, SandboxInfo, TerpError
+from terp.cli import options
+from terp.cli.terminal import complain, tell, tell_json, tell_table
+
+LIVE = ("starting", "running")
+
+
+def create(
+    *,
+    template: options.Template = "python-3.12",
+    size: options.Size = "small",
+    network: Annotated[str, typer.Option(help="off, restricted or open, as far as the server offers it.")] = "off",
+    timeout: Annotated[int, typer.Option(help="Seconds until it ends by itself.")] = 600,
+    env: options.Env = None,
+    metadata: options.Metadata = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """
+    Start a sandbox and print its id.
+
+    Example: terp create --template python-3.12 --timeout 3600
+    """
+    sandbox = Sandbox.create(
+        template,
+        size=size,
+        network=network,
+        timeout=timeout,
+        env=options.read_env(env),
+        metadata=options.read_metadata(metadata),
+    )
+    if as_json:
+        tell_json(sandbox.info)
+    else:
+        tell(sandbox.id)
+
+
+def show(
+    *,
+    status: Annotated[str | None, typer.Option(help="Only those: starting, running, terminated or failed.")] = None,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Those that have ended, too.")] = False,
+    metadata: options.Metadata = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """
+    List sandboxes that live, newest first.
+
+    Example: terp ls --metadata user=42 --json
+    """
+    wanted: tuple[str | None, ...] = (status,) if status or everything else LIVE
+    labels = options.read_metadata(metadata)
+    found = [sandbox.info for each in wanted for sandbox in Sandbox.list(status=each, metadata=labels)]
+    if as_json:
+        tell_json(found)
+    else:
+        now = dt.datetime.now(dt.timezone.utc)
+        tell_table(("ID", "STATUS", "TEMPLATE", "SIZE", "ENDS IN"), [_row(info, now) for info in found])
+
+
+def remove(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="All sandboxes of this key's tenant.")] = False,
+) -> None:
+    """
+    Terminate sandboxes with all they hold.
+
+    Example: terp rm sbx_01J8ZQ4T9M5V3K7C2N6R1W0XYB
+    """
+    if bool(ids) == everything:
+        raise typer.BadParameter("give ids, or --all", param_hint="ID")
+    if everything:
+        pages = (Sandbox.list(status=status) for status in LIVE)
+        ids = [sandbox.id for sandbox in itertools.chain.from_iterable(pages)]
+    gone = [_terminated(sandbox_id) for sandbox_id in ids or ()]
+    if not all(gone):
+        raise typer.Exit(1)
+
+
+def _terminated(sandbox_id: str) -> bool:
+    """A failure is told and no more: the others are still to go."""
+    try:
+        Sandbox.get(sandbox_id).terminate()
+    except TerpError as error:
+        complain(f"{sandbox_id}: {error.detail} [{error.code}]")
+        return False
+    tell(sandbox_id)
+    return True
+
+
+def _row(info: SandboxInfo, now: dt.datetime) -> tuple[str, ...]:
+    left_s = int((info.expires_at - now).total_seconds())
+    ends_in = f"{left_s // 60} min {left_s % 60} s" if info.status in LIVE and left_s > 0 else "-"
+    return info.id, info.status, info.template, info.size or "-", ends_in

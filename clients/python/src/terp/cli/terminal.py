@@ -1,0 +1,55 @@
+"""What is written where: messages to stderr, data to stdout, a command's bytes as they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import IO
+
+from terp import SandboxInfo
+
+
+def complain(message: str) -> None:
+    """Write one line to stderr. It may quote a server or a guest: nothing in it steers the terminal."""
+    print(f"terp: {printable(message)}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def tell(line: str) -> None:
+    """Write one line to stdout."""
+    print(printable(line), flush=True)  # noqa: T201
+
+
+def write(stream: IO[str], data: bytes) -> None:
+    """Pass a command's output on at once."""
+    stream.buffer.write(data)  # type: ignore[attr-defined]  # sys.stdout and sys.stderr have one
+    stream.flush()
+
+
+def tell_json(sandboxes: SandboxInfo | Sequence[SandboxInfo]) -> None:
+    """Write one JSON document to stdout, ASCII only."""
+    if isinstance(sandboxes, SandboxInfo):
+        print(json.dumps(_object(sandboxes), indent=2), flush=True)  # noqa: T201
+    else:
+        print(json.dumps([_object(info) for info in sandboxes], indent=2), flush=True)  # noqa: T201
+
+
+def tell_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write aligned columns, never cut: a cut id is of no use to the next command."""
+    table = [tuple(head), *(tuple(printable(cell) for cell in row) for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    for row in table:
+        tell("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def _object(info: SandboxInfo) -> dict[str, object]:
+    return {
+        name: value.isoformat() if isinstance(value, dt.datetime) else value
+        for name, value in dataclasses.asdict(info).items()
+    }
