@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def ensure_interpreter(series: str) -> Interpreter:
     if found is not None:
         return found
     try:
-        run([find_uv(), "python", "install", "--quiet", series], timeout_s=900)
+        run([find_uv(), "python", "install", "--no-progress", series], timeout_s=900)
         path = run([find_uv(), "python", "find", "--managed-python", "--no-project", series], timeout_s=60)
     except BuildFailed as error:
         raise BuildFailed(
@@ -166,8 +166,20 @@ def _trim(local: Path, library: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     (library / "site-packages").mkdir()
     binaries = [*local.glob("lib/libpython*.so*"), *local.glob("bin/python3.*"), *library.rglob("*.so")]
-    regular = [path for path in binaries if path.is_file() and not path.is_symlink()]
-    run(["strip", "--strip-unneeded", *regular], timeout_s=120)
+    _strip([path for path in binaries if path.is_file() and not path.is_symlink()])
+
+
+def _strip(binaries: Sequence[Path]) -> None:
+    """
+    Take the debugging information out, nine tenths of a build from source.
+
+    Only where there is some: what was stripped and rearranged by its makers, strip would damage or refuse.
+    """
+    shown = run(["readelf", "--section-headers", "--wide", *binaries], timeout_s=60).decode()
+    parts = re.split(r"^File: (.*)$", shown, flags=re.MULTILINE)[1:]
+    large = [path for path, sections in zip(parts[::2], parts[1::2], strict=True) if ".debug_info" in sections]
+    if large:
+        run(["strip", "--strip-unneeded", *large], timeout_s=120)
 
 
 def _relocate(local: Path, interpreter: Interpreter) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from terpd.node.template import cpython, packages
+from terpd.node.template import packages
 from terpd.node.template.chroot import run_in
 from terpd.node.template.command import BuildFailed, run
 
@@ -27,8 +28,8 @@ def install(tree: Path, lock: str) -> None:
     """
     local = tree / "usr/local"
     unpacked = tree.with_name(f"{tree.name}.node")
-    packages.fetch(unpacked, lock, _any_interpreter())
-    source = next((path.parent.parent for path in unpacked.glob("lib/python3.*/site-packages/*/bin/node")), None)
+    packages.fetch(lock, Path(sys.executable), "--target", unpacked)
+    source = next((path.parent.parent for path in unpacked.glob("*/bin/node")), None)
     if source is None:
         raise BuildFailed("The wheel of the recipe's node lock holds no bin/node")
     (local / "bin").mkdir(parents=True, exist_ok=True)
@@ -59,12 +60,3 @@ def install_packages(tree: Path, wanted: Sequence[str]) -> None:
         ],
         timeout_s=900,
     )
-
-
-def _any_interpreter() -> cpython.Interpreter:
-    """Whom uv unpacks for, which it wants to know; the wheel is the same for every CPython."""
-    for series in ("3.12", "3.13", "3.11"):
-        interpreter = cpython.find_interpreter(series)
-        if interpreter is not None:
-            return interpreter
-    return cpython.ensure_interpreter("3.12")

@@ -21,19 +21,27 @@ def install(tree: Path, requirements: str, series: str) -> None:
         BuildFailed: A package is not to be had, or is not the one that was locked.
     """
     interpreter = cpython.ensure_interpreter(series)
-    fetch(tree / "usr/local", requirements, interpreter)
+    fetch(requirements, interpreter.executable, "--prefix", tree / "usr/local")
     fix_scripts(tree / "usr/local/bin", interpreter)
     cpython.byte_compile(tree, series)
 
 
-def fetch(prefix: Path, requirements: str, interpreter: cpython.Interpreter) -> None:
-    """Unpack the locked wheels below *prefix*, laid out as for *interpreter*."""
+def fetch(requirements: str, python: Path, place: str, directory: Path) -> None:
+    """
+    Unpack locked wheels.
+
+    Args:
+        requirements: The lines of a hash-locked file.
+        python: The interpreter, or one of its series, that they are for.
+        place: `--prefix` lays them out as for that interpreter, `--target` puts them side by side.
+        directory: Where; made if it is not there.
+    """
     run(
         [
             *(cpython.find_uv(), "pip", "install", "--quiet", "--no-config", "--no-deps", "--require-hashes"),
-            *("--only-binary", ":all:", "--python-platform", _PLATFORM, "--python", interpreter.executable),
+            *("--only-binary", ":all:", "--python-platform", _PLATFORM, "--python", python),
             # A hard link into uv's cache would let a write in the tree change the cache.
-            *("--link-mode", "copy", "--prefix", prefix, "--requirements", "-"),
+            *("--link-mode", "copy", place, directory, "--requirements", "-"),
         ],
         timeout_s=1800,
         stdin=requirements.encode(),
