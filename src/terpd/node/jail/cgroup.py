@@ -173,6 +173,12 @@ class CgroupTree:
         """Names of all machines that have a cgroup, or a rest of one, in any hierarchy."""
         return sorted({entry.name for root, _ in self._roots for entry in root.iterdir() if entry.is_dir()})
 
+    def discard(self) -> None:
+        """Remove the daemon's own directories too, if no machine is left in them. The tree is unusable after."""
+        for root, _ in self._roots:
+            with contextlib.suppress(OSError):
+                root.rmdir()
+
     def _prepare(self, hierarchy: Hierarchy) -> Path | None:
         root = hierarchy.base / self._name
         try:
