@@ -17,7 +17,7 @@ import os
 import secrets
 import socket
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 from terpd.model.errors import GuestFault, LimitExceeded
 from terpd.node.guest.agent_pb2 import Reply, Request
@@ -163,9 +163,8 @@ class Channel(asyncio.Protocol):
     # ---- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's does not descend from it
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
 
     def data_received(self, data: bytes) -> None:
         if self.lost.done():

@@ -140,24 +140,14 @@ class GuestClient:
         reply = await ask(self._channel, _HELLO, timeout_s=ANSWER_S)
         return _greeting(reply.hello)
 
-    async def wake(
-        self,
-        entropy: bytes,
-        unix_time_ns: int,
-        hostname: str = "",
-        machine_id: bytes = b"",
-        env: Mapping[str, str] | None = None,
-        *,
-        timeout_s: float = ANSWER_S,
-    ) -> int:
+    async def wake(self, wake: WakeUp, *, timeout_s: float = ANSWER_S) -> int:
         """
-        Wake the guest, see `WakeUp`. Returns what was added to its clock, in ns.
+        Wake the guest again. Returns what was added to its clock, in ns.
 
         Raises:
             GuestFault, Unavailable: It is not awake and must not be handed out.
         """
-        request = _wake_request(WakeUp(entropy, unix_time_ns, hostname, machine_id, env or {}))
-        reply = await ask(self._channel, request, timeout_s=timeout_s)
+        reply = await ask(self._channel, _wake_request(wake), timeout_s=timeout_s)
         return reply.wake.clock_step_ns
 
     async def freeze(self, *, drop_page_cache: bool, timeout_s: float = STALL_S) -> None:
