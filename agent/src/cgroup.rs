@@ -1,0 +1,183 @@
+//! Cgroups of user processes: one per exec below a common one that is frozen and thawed as a whole.
+//!
+//! A cgroup outlives its exec while a daemon that the command left behind is in it; an empty one is used
+//! again, which is quicker than making and removing one each time.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::sync::lock;
+
+/// Empty cgroups that are kept for the next exec.
+const SPARE: usize = 8;
+
+pub(crate) struct Cgroups {
+    base: PathBuf,
+    next: AtomicU64,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Default)]
+struct Idle {
+    spare: Vec<Group>,
+    /// Their exec is over and someone still lives there.
+    inhabited: Vec<Group>,
+}
+
+/// One exec's cgroup.
+pub(crate) struct Group {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+impl Cgroups {
+    /// Uses *base*, made if absent, for user processes. What an earlier agent left in it is removed where empty.
+    pub(crate) fn open(base: &Path) -> io::Result<Self> {
+        fs::create_dir_all(base)?;
+        for entry in fs::read_dir(base)?.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
+        let cgroups = Self { base: base.to_owned(), next: AtomicU64::new(1), idle: Mutex::default() };
+        let first = cgroups.make()?;
+        lock(&cgroups.idle).spare.push(first);
+        Ok(cgroups)
+    }
+
+    /// An empty cgroup.
+    pub(crate) fn acquire(&self) -> io::Result<Group> {
+        if let Some(group) = lock(&self.idle).spare.pop() {
+            return Ok(group);
+        }
+        self.make()
+    }
+
+    fn make(&self) -> io::Result<Group> {
+        loop {
+            let path = self.base.join(format!("exec-{}", self.next.fetch_add(1, Ordering::Relaxed)));
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+                Ok(()) => return Group::open(path),
+            }
+        }
+    }
+
+    /// Takes a cgroup back whose exec is over, and looks after those whose last process has gone meanwhile.
+    pub(crate) fn release(&self, group: Group) {
+        let mut idle = lock(&self.idle);
+        idle.inhabited.push(group);
+        for group in std::mem::take(&mut idle.inhabited) {
+            if group.is_inhabited() {
+                idle.inhabited.push(group);
+            } else if idle.spare.len() < SPARE {
+                idle.spare.push(group);
+            } else {
+                let _ = fs::remove_dir(&group.path);
+            }
+        }
+    }
+
+    /// Stops every user process.
+    ///
+    /// # Errors
+    /// They did not all stop within *bound*: all go on.
+    pub(crate) fn freeze(&self, bound: Duration) -> io::Result<()> {
+        let outcome = self.try_freeze(bound);
+        if outcome.is_err() {
+            let _ = self.thaw();
+        }
+        outcome
+    }
+
+    fn try_freeze(&self, bound: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + bound;
+        let events = fs::File::open(self.base.join("cgroup.events"))?;
+        fs::write(self.base.join("cgroup.freeze"), "1")?;
+        loop {
+            // Reading arms the next notification, so a change after it is not missed.
+            if read_flag(events.as_fd(), "frozen")? {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let left = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
+            poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&left))?;
+        }
+    }
+
+    pub(crate) fn thaw(&self) -> io::Result<()> {
+        fs::write(self.base.join("cgroup.freeze"), "0")
+    }
+
+    /// Text of *file* of the common cgroup, None where its controller is absent.
+    pub(crate) fn read(&self, file: &str) -> Option<String> {
+        fs::read_to_string(self.base.join(file)).ok()
+    }
+}
+
+impl Group {
+    fn open(path: PathBuf) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(&path, flags, Mode::empty())?;
+        Ok(Self { path, directory })
+    }
+
+    /// What clone3(CLONE_INTO_CGROUP) takes.
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Kills every process in it, forks in flight included.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        fs::write(self.path.join("cgroup.kill"), "1")
+    }
+
+    fn is_inhabited(&self) -> bool {
+        let events = fs::File::open(self.path.join("cgroup.events"));
+        events.is_ok_and(|events| read_flag(events.as_fd(), "populated").unwrap_or(true))
+    }
+
+    /// Processes killed here for want of memory since the cgroup was made; 0 without the memory controller.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        let text = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        value(&text, "oom_kill").unwrap_or(0)
+    }
+}
+
+/// A "key value" line's value.
+pub(crate) fn value(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+fn read_flag(file: BorrowedFd<'_>, key: &str) -> io::Result<bool> {
+    let mut text = [0; 256];
+    let count = rustix::io::pread(file, &mut text, 0)?;
+    let text = String::from_utf8_lossy(text.get(..count).unwrap_or_default());
+    Ok(value(&text, key) == Some(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::value;
+
+    /// A key is matched whole.
+    #[test]
+    fn values_are_found_by_whole_key() {
+        let text = "low 0\noom 3\noom_kill 2\noom_group_kill 0\n";
+        assert_eq!(value(text, "oom_kill"), Some(2));
+        assert_eq!(value(text, "oo"), None);
+    }
+}

@@ -1,0 +1,486 @@
+//! One exec: process, pipes, output, readers and deadlines.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::process::WaitStatus;
+
+use crate::cgroup::{Cgroups, Group};
+use crate::exec::ring::{Ring, Stream};
+use crate::exec::tree;
+use crate::exec::watch::Poller;
+use crate::fault::Fault;
+use crate::proto::ExecExited;
+use crate::sync::lock;
+use crate::wire::call::{Call, CHUNK_BYTES};
+
+/// An exited exec can be attached for this long (agent.proto).
+pub(crate) const ATTACHABLE_FOR: Duration = Duration::from_secs(60);
+/// From SIGTERM at the timeout to the kill (agent.proto).
+const GRACE: Duration = Duration::from_secs(2);
+/// How long output is awaited once the main process has ended (agent.proto).
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// What the watching thread is told about a ready pipe: the exec's key, and which of its pipes.
+pub(crate) const TOKEN_STDOUT: u64 = 0;
+pub(crate) const TOKEN_STDERR: u64 = 1;
+pub(crate) const TOKEN_STDIN: u64 = 2;
+pub(crate) const TOKEN_BITS: u32 = 2;
+
+pub(crate) struct Exec {
+    id: String,
+    key: u64,
+    pid: i32,
+    pidfd: OwnedFd,
+    started: Instant,
+    poller: Arc<Poller>,
+    state: Mutex<State>,
+}
+
+/// A freshly started process and all that belongs to it.
+pub(crate) struct Parts {
+    pub(crate) id: String,
+    pub(crate) key: u64,
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) started: Instant,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) poller: Arc<Poller>,
+    pub(crate) ring: Ring,
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+    pub(crate) group: Option<Group>,
+    /// Of a cgroup that was used before.
+    pub(crate) oom_kills: u64,
+}
+
+enum Phase {
+    Running,
+    Draining { until: Instant, exited: ExecExited },
+    Exited { at: Instant, exited: ExecExited },
+}
+
+struct Pipe {
+    end: OwnedFd,
+    /// In the poller. An output pipe that is not, though open, waits for a reader: the command is held back.
+    watched: bool,
+}
+
+struct Input {
+    end: OwnedFd,
+    queue: VecDeque<Vec<u8>>,
+    /// Written bytes of the first piece.
+    written: usize,
+    /// Close the pipe when the queue is empty.
+    ending: bool,
+    watched: bool,
+}
+
+struct Reader {
+    call: Arc<Call>,
+    /// Of the next byte it wants.
+    offset: u64,
+}
+
+struct State {
+    phase: Phase,
+    ring: Ring,
+    stdout: Option<Pipe>,
+    stderr: Option<Pipe>,
+    stdin: Option<Input>,
+    /// Bytes of stdin that left the queue since the starting call looked last.
+    stdin_consumed: usize,
+    readers: Vec<Reader>,
+    group: Option<Group>,
+    oom_kills: u64,
+    timeout_at: Option<Instant>,
+    kill_at: Option<Instant>,
+    timed_out: bool,
+}
+
+/// What an attached call gets next.
+pub(crate) enum Next {
+    Output(Stream, u64, Vec<u8>),
+    Exited(ExecExited),
+    /// Nothing for now, or nothing that the credit allows.
+    Wait,
+}
+
+impl Exec {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let pipe = |end| Some(Pipe { end, watched: false });
+        Self {
+            id: parts.id,
+            key: parts.key,
+            pid: parts.pid,
+            pidfd: parts.pidfd,
+            started: parts.started,
+            poller: parts.poller,
+            state: Mutex::new(State {
+                phase: Phase::Running,
+                ring: parts.ring,
+                stdout: pipe(parts.stdout),
+                stderr: pipe(parts.stderr),
+                stdin: parts.stdin.map(|end| Input {
+                    end,
+                    queue: VecDeque::new(),
+                    written: 0,
+                    ending: false,
+                    watched: false,
+                }),
+                stdin_consumed: 0,
+                readers: Vec::new(),
+                group: parts.group,
+                oom_kills: parts.oom_kills,
+                timeout_at: parts.timeout.and_then(|timeout| parts.started.checked_add(timeout)),
+                kill_at: None,
+                timed_out: false,
+            }),
+        }
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn key(&self) -> u64 {
+        self.key
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    pub(crate) fn has_timeout(&self) -> bool {
+        lock(&self.state).timeout_at.is_some()
+    }
+
+    pub(crate) fn exited_at(&self) -> Option<Instant> {
+        match lock(&self.state).phase {
+            Phase::Exited { at, .. } => Some(at),
+            _ => None,
+        }
+    }
+
+    // ---- output ----
+
+    /// Lets the watching thread read the output pipes that are open and not held back any more.
+    pub(crate) fn watch_output(&self) {
+        self.resume(&mut lock(&self.state));
+    }
+
+    fn resume(&self, state: &mut State) {
+        let idle = |pipe: &Option<Pipe>| pipe.as_ref().is_some_and(|pipe| !pipe.watched);
+        if !(idle(&state.stdout) || idle(&state.stderr)) || !state.make_room() {
+            return;
+        }
+        for (pipe, token) in [(&mut state.stdout, TOKEN_STDOUT), (&mut state.stderr, TOKEN_STDERR)] {
+            if let Some(pipe) = pipe.as_mut().filter(|pipe| !pipe.watched) {
+                pipe.watched = epoll::add(&self.poller.epoll, &pipe.end, self.data(token), EventFlags::IN).is_ok();
+            }
+        }
+        if let Phase::Draining { until, .. } = &mut state.phase {
+            // The time its output was held back is not the command's.
+            *until = Instant::now() + DRAIN;
+            self.poller.ring();
+        }
+    }
+
+    fn data(&self, token: u64) -> EventData {
+        EventData::new_u64(self.key << TOKEN_BITS | token)
+    }
+
+    /// The poller says that a pipe is ready.
+    pub(crate) fn pipe_ready(&self, token: u64, buffer: &mut [u8; CHUNK_BYTES]) {
+        let mut state = lock(&self.state);
+        match token {
+            TOKEN_STDIN => self.feed(&mut state),
+            TOKEN_STDOUT => self.drain(&mut state, Stream::Stdout, buffer),
+            _ => self.drain(&mut state, Stream::Stderr, buffer),
+        }
+    }
+
+    fn drain(&self, state: &mut State, stream: Stream, buffer: &mut [u8; CHUNK_BYTES]) {
+        let room = state.make_room();
+        let slot = state.pipe(stream);
+        let Some(pipe) = slot else { return };
+        if !room {
+            // Level-triggered, and a hang-up cannot be masked: only leaving the poller stops the events.
+            let _ = epoll::delete(&self.poller.epoll, &pipe.end);
+            pipe.watched = false;
+            return;
+        }
+        match rustix::io::read(&pipe.end, &mut buffer[..]) {
+            Ok(0) => {
+                *slot = None;
+                self.finish_if_drained(state);
+            }
+            Ok(count) => {
+                state.ring.push(stream, buffer.get(..count).unwrap_or_default());
+                state.poke_readers();
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => {
+                *slot = None;
+                self.finish_if_drained(state);
+            }
+        }
+    }
+
+    // ---- readers ----
+
+    /// Attaches *call* from *offset* on.
+    pub(crate) fn attach(&self, call: &Arc<Call>, offset: u64) {
+        let mut state = lock(&self.state);
+        // An offset ahead of the output waits for it.
+        state.readers.push(Reader { call: call.clone(), offset });
+    }
+
+    /// Nobody may be left who holds the command back, so it may go on.
+    pub(crate) fn detach(&self, call: &Arc<Call>) {
+        let mut state = lock(&self.state);
+        state.readers.retain(|reader| !Arc::ptr_eq(&reader.call, call));
+        self.resume(&mut state);
+    }
+
+    /// What *call* gets next; at most *most* bytes.
+    pub(crate) fn next(&self, call: &Arc<Call>, most: usize) -> Next {
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        let Some(reader) = state.readers.iter_mut().find(|reader| Arc::ptr_eq(&reader.call, call)) else {
+            return Next::Wait;
+        };
+        if let Some((stream, offset, data)) = state.ring.read(reader.offset, most) {
+            reader.offset = offset + data.len() as u64;
+            self.resume(state);
+            return Next::Output(stream, offset, data);
+        }
+        match &state.phase {
+            Phase::Exited { exited, .. } if reader.offset >= state.ring.end() => Next::Exited(*exited),
+            _ => Next::Wait,
+        }
+    }
+
+    // ---- input ----
+
+    /// Queues stdin; `ended` closes it behind what is queued. Bounded by the starting stream's credit.
+    pub(crate) fn push_input(&self, pieces: VecDeque<Vec<u8>>, ended: bool) {
+        let mut state = lock(&self.state);
+        match &mut state.stdin {
+            Some(input) => {
+                input.queue.extend(pieces);
+                input.ending |= ended;
+                self.feed(&mut state);
+            }
+            // The command closed its stdin: what comes for it is consumed by nobody.
+            None => state.stdin_consumed += pieces.iter().map(Vec::len).sum::<usize>(),
+        }
+    }
+
+    /// Bytes of stdin that the queue got rid of since the last call.
+    pub(crate) fn take_consumed(&self) -> usize {
+        std::mem::take(&mut lock(&self.state).stdin_consumed)
+    }
+
+    /// Writes queued stdin as far as the pipe takes it.
+    fn feed(&self, state: &mut State) {
+        let Some(input) = &mut state.stdin else { return };
+        let mut consumed = 0;
+        let mut closed = false;
+        while let Some(piece) = input.queue.front() {
+            match rustix::io::write(&input.end, piece.get(input.written..).unwrap_or_default()) {
+                Ok(count) => {
+                    consumed += count;
+                    input.written += count;
+                    if input.written >= piece.len() {
+                        input.queue.pop_front();
+                        input.written = 0;
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => {
+                    consumed += input.queue.iter().map(Vec::len).sum::<usize>() - input.written;
+                    closed = true;
+                    break;
+                }
+            }
+        }
+        let waiting = !closed && !input.queue.is_empty();
+        if waiting && !input.watched {
+            input.watched = epoll::add(&self.poller.epoll, &input.end, self.data(TOKEN_STDIN), EventFlags::OUT).is_ok();
+        } else if !waiting && input.watched {
+            let _ = epoll::delete(&self.poller.epoll, &input.end);
+            input.watched = false;
+        }
+        if closed || (input.queue.is_empty() && input.ending) {
+            state.stdin = None;
+        }
+        if consumed > 0 {
+            state.stdin_consumed += consumed;
+            state.poke_readers();
+        }
+    }
+
+    // ---- end ----
+
+    /// Signals the process group; 9 everything the command started. Nothing to do once it has exited.
+    pub(crate) fn signal(&self, signal: i32) -> Result<(), Fault> {
+        let state = lock(&self.state);
+        if matches!(state.phase, Phase::Exited { .. }) {
+            return Ok(());
+        }
+        if signal == libc::SIGKILL {
+            self.kill(&state);
+            return Ok(());
+        }
+        match self.signal_group(&state, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(Fault::os(errno, "cannot signal the command")),
+        }
+    }
+
+    /// By pidfd, which names the group even when its leader was reaped and the number given to another.
+    fn signal_group(&self, state: &State, signal: i32) -> Result<(), Errno> {
+        // SAFETY: a system call on a descriptor we own; no memory is passed.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd.as_raw_fd(),
+                signal,
+                std::ptr::null::<libc::siginfo_t>(),
+                PIDFD_SIGNAL_PROCESS_GROUP,
+            )
+        };
+        if result == 0 {
+            return Ok(());
+        }
+        let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
+        // Before Linux 6.9 the flag is unknown. While the leader is not reaped its number is still its own.
+        if errno != Errno::INVAL || !matches!(state.phase, Phase::Running) {
+            return Err(errno);
+        }
+        // SAFETY: as above.
+        match unsafe { libc::kill(-self.pid, signal) } {
+            0 => Ok(()),
+            _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+        }
+    }
+
+    fn kill(&self, state: &State) {
+        match &state.group {
+            Some(group) => {
+                let _ = group.kill();
+            }
+            None if matches!(state.phase, Phase::Running) => tree::kill(self.pid),
+            None => {}
+        }
+        let _ = self.signal_group(state, libc::SIGKILL);
+    }
+
+    /// The main process was reaped.
+    pub(crate) fn main_ended(&self, status: WaitStatus) {
+        let mut state = lock(&self.state);
+        let now = Instant::now();
+        let signal = status.terminating_signal().unwrap_or(0);
+        let exit_code = status.exit_status().unwrap_or(128 + signal);
+        let oom_killed =
+            exit_code != 0 && state.group.as_ref().is_some_and(|group| group.oom_kills() > state.oom_kills);
+        let exited = ExecExited {
+            exit_code,
+            signal: signal.unsigned_abs(),
+            timed_out: state.timed_out,
+            duration_ms: u64::try_from(now.duration_since(self.started).as_millis()).unwrap_or(u64::MAX),
+            oom_killed,
+        };
+        state.phase = Phase::Draining { until: now + DRAIN, exited };
+        state.timeout_at = None;
+        state.stdin = None;
+        self.finish_if_drained(&mut state);
+    }
+
+    fn finish_if_drained(&self, state: &mut State) {
+        if state.stdout.is_none() && state.stderr.is_none() {
+            self.finish(state);
+        }
+    }
+
+    /// Closes what is open, hangs up on what is left in the process group and tells the readers.
+    fn finish(&self, state: &mut State) {
+        let Phase::Draining { exited, .. } = state.phase else { return };
+        state.stdout = None;
+        state.stderr = None;
+        // As when a terminal closes: what moved to a session of its own, or ignores SIGHUP (nohup), lives on.
+        let _ = self.signal_group(state, libc::SIGHUP);
+        state.phase = Phase::Exited { at: Instant::now(), exited };
+        state.poke_readers();
+    }
+
+    /// Does what is due at *now*; returns when something is due next.
+    pub(crate) fn tend(&self, now: Instant, cgroups: Option<&Cgroups>) -> Option<Instant> {
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        if state.timeout_at.is_some_and(|at| at <= now) {
+            state.timeout_at = None;
+            state.timed_out = true;
+            state.kill_at = Some(now + GRACE);
+            let _ = self.signal_group(state, libc::SIGTERM);
+        }
+        if state.kill_at.is_some_and(|at| at <= now) {
+            state.kill_at = None;
+            self.kill(state);
+        }
+        if let Phase::Draining { until, .. } = state.phase {
+            if until <= now && !state.is_held_back() {
+                self.finish(state);
+            }
+        }
+        let due = match state.phase {
+            Phase::Running => None,
+            Phase::Draining { .. } if state.is_held_back() => None,
+            Phase::Draining { until, .. } => Some(until),
+            Phase::Exited { at, .. } => {
+                if state.kill_at.is_none() {
+                    if let (Some(group), Some(cgroups)) = (state.group.take(), cgroups) {
+                        cgroups.release(group);
+                    }
+                }
+                Some(at + ATTACHABLE_FOR)
+            }
+        };
+        [due, state.timeout_at, state.kill_at].into_iter().flatten().min()
+    }
+}
+
+impl State {
+    fn pipe(&mut self, stream: Stream) -> &mut Option<Pipe> {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+
+    fn make_room(&mut self) -> bool {
+        let unread = self.readers.iter().map(|reader| reader.offset).min();
+        self.ring.make_room(unread.unwrap_or(u64::MAX))
+    }
+
+    /// Its pipes wait for a reader who is behind.
+    fn is_held_back(&self) -> bool {
+        !self.readers.is_empty() && [&self.stdout, &self.stderr].into_iter().flatten().any(|pipe| !pipe.watched)
+    }
+
+    fn poke_readers(&self) {
+        for reader in &self.readers {
+            reader.call.poke();
+        }
+    }
+}
+
+/// Linux 6.9, include/uapi/linux/pidfd.h.
+const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 1 << 2;

@@ -1,0 +1,260 @@
+//! One call: its stream's two directions, with credit.
+//!
+//! The reading thread delivers what the host sends; the thread that serves the call takes it, waits for credit
+//! and replies. Every delivery also wakes `Call::wait`, where a served exec waits for output, input, credit
+//! and the end at once.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex};
+
+use prost::Message;
+
+use crate::fault::{Code, Fault};
+use crate::proto::{reply, Reply, Status};
+use crate::sync::{lock, wait};
+use crate::wire::frame::{encode, Kind};
+use crate::wire::outlet::{Outlet, SessionOver};
+
+/// Credit each direction starts with, in bytes (FRAMING.md).
+pub(crate) const INITIAL_CREDIT: u32 = 262_144;
+/// Consumed bytes are given back in pieces of at least this size, so that small ones do not cost a frame each.
+const GRANT_BYTES: u32 = 65_536;
+/// Largest DATA payload the agent sends: small enough that calls take turns on the channel.
+pub(crate) const CHUNK_BYTES: usize = 32_768;
+
+/// Why serving a call stops early.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Said to the host in END.
+    Fault(Fault),
+    /// The host cancelled the call or its session is over; what was half done is undone.
+    Lost,
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<SessionOver> for Stop {
+    fn from(_: SessionOver) -> Self {
+        Self::Lost
+    }
+}
+
+/// The host sent more than it had credit for, or after its end of data, or gave more credit than was used.
+#[derive(Debug)]
+pub(crate) struct Overrun;
+
+struct State {
+    inbound: VecDeque<Vec<u8>>,
+    /// The host sent its empty DATA frame.
+    ended: bool,
+    /// What the host may still send.
+    window: u32,
+    /// Consumed and not yet given back.
+    owed: u32,
+    /// What we may still send.
+    credit: u64,
+    lost: bool,
+    poked: bool,
+}
+
+pub(crate) struct Call {
+    stream: u32,
+    session: u64,
+    outlet: Arc<Outlet>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Call {
+    pub(crate) fn new(stream: u32, session: u64, outlet: Arc<Outlet>) -> Self {
+        Self {
+            stream,
+            session,
+            outlet,
+            state: Mutex::new(State {
+                inbound: VecDeque::new(),
+                ended: false,
+                window: INITIAL_CREDIT,
+                owed: 0,
+                credit: u64::from(INITIAL_CREDIT),
+                lost: false,
+                poked: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn stream(&self) -> u32 {
+        self.stream
+    }
+
+    // ---- the reading thread's side ----
+
+    pub(crate) fn deliver(&self, data: Vec<u8>) -> Result<(), Overrun> {
+        let mut state = lock(&self.state);
+        let size = u32::try_from(data.len()).map_err(|_| Overrun)?;
+        if state.ended {
+            return Err(Overrun);
+        }
+        state.window = state.window.checked_sub(size).ok_or(Overrun)?;
+        if data.is_empty() {
+            state.ended = true;
+        } else {
+            state.inbound.push_back(data);
+        }
+        self.poke_locked(state);
+        Ok(())
+    }
+
+    pub(crate) fn add_credit(&self, bytes: u32) -> Result<(), Overrun> {
+        let mut state = lock(&self.state);
+        let credit = state.credit + u64::from(bytes);
+        if credit > u64::from(INITIAL_CREDIT) {
+            return Err(Overrun);
+        }
+        state.credit = credit;
+        self.poke_locked(state);
+        Ok(())
+    }
+
+    /// The host cancelled, or the session is over.
+    pub(crate) fn lose(&self) {
+        let mut state = lock(&self.state);
+        state.lost = true;
+        self.poke_locked(state);
+    }
+
+    // ---- the serving thread's side ----
+
+    /// Makes the next `wait` return.
+    pub(crate) fn poke(&self) {
+        self.poke_locked(lock(&self.state));
+    }
+
+    fn poke_locked(&self, mut state: std::sync::MutexGuard<'_, State>) {
+        state.poked = true;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Waits until something was delivered or poked since the last wait.
+    pub(crate) fn wait(&self) -> Result<(), Stop> {
+        let mut state = lock(&self.state);
+        while !state.poked {
+            state = wait(&self.changed, state);
+        }
+        state.poked = false;
+        if state.lost {
+            Err(Stop::Lost)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Data that came and waits, without blocking: the pieces, and whether the host's data has ended behind them.
+    pub(crate) fn take_inbound(&self) -> (VecDeque<Vec<u8>>, bool) {
+        let mut state = lock(&self.state);
+        (std::mem::take(&mut state.inbound), state.ended)
+    }
+
+    /// The next piece of the host's data, or None at its end. Gives credit back for it.
+    pub(crate) fn next_data(&self) -> Result<Option<Vec<u8>>, Stop> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.lost {
+                return Err(Stop::Lost);
+            }
+            if let Some(data) = state.inbound.pop_front() {
+                drop(state);
+                self.consumed(data.len())?;
+                return Ok(Some(data));
+            }
+            if state.ended {
+                return Ok(None);
+            }
+            state = wait(&self.changed, state);
+        }
+    }
+
+    /// Gives the host credit for *bytes* that were consumed.
+    pub(crate) fn consumed(&self, bytes: usize) -> Result<(), Stop> {
+        let grant = {
+            let mut state = lock(&self.state);
+            state.owed = state.owed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+            if state.owed < GRANT_BYTES || state.ended {
+                return Ok(());
+            }
+            let grant = std::mem::take(&mut state.owed);
+            state.window = state.window.saturating_add(grant);
+            grant
+        };
+        let frame = encode(Kind::Credit, self.stream, |out| out.extend_from_slice(&grant.to_be_bytes()));
+        Ok(self.outlet.send(self.session, &frame)?)
+    }
+
+    /// How much of *wanted* the credit covers now; 0 means none is left. `spend` takes it.
+    pub(crate) fn credit(&self, wanted: usize) -> Result<usize, Stop> {
+        let state = lock(&self.state);
+        if state.lost {
+            return Err(Stop::Lost);
+        }
+        Ok(usize::try_from(state.credit).unwrap_or(usize::MAX).min(wanted))
+    }
+
+    pub(crate) fn spend(&self, bytes: usize) {
+        let mut state = lock(&self.state);
+        state.credit = state.credit.saturating_sub(bytes as u64);
+    }
+
+    /// Waits for credit, at most *wanted* bytes and at least one, and takes it.
+    pub(crate) fn take_credit(&self, wanted: usize) -> Result<usize, Stop> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.lost {
+                return Err(Stop::Lost);
+            }
+            if state.credit > 0 {
+                let taken = usize::try_from(state.credit).unwrap_or(usize::MAX).min(wanted);
+                state.credit -= taken as u64;
+                return Ok(taken);
+            }
+            state = wait(&self.changed, state);
+        }
+    }
+
+    /// Gives back credit that was taken and not used.
+    pub(crate) fn return_credit(&self, bytes: usize) {
+        lock(&self.state).credit += bytes as u64;
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        lock(&self.state).lost
+    }
+
+    pub(crate) fn reply(&self, kind: reply::Kind) -> Result<(), Stop> {
+        let reply = Reply { kind: Some(kind) };
+        let frame = encode(Kind::Message, self.stream, |out| reply.encode_raw(out));
+        Ok(self.outlet.send(self.session, &frame)?)
+    }
+
+    /// Sends DATA for which credit was taken; at most `CHUNK_BYTES`.
+    pub(crate) fn data(&self, bytes: &[u8]) -> Result<(), Stop> {
+        let frame = encode(Kind::Data, self.stream, |out| out.extend_from_slice(bytes));
+        Ok(self.outlet.send(self.session, &frame)?)
+    }
+
+    /// Sends END. The caller has already taken the stream out of the session's table.
+    pub(crate) fn end(&self, outcome: Result<(), Stop>) {
+        let status = match outcome {
+            Ok(()) => Status::default(),
+            Err(Stop::Fault(fault)) => fault.into_status(),
+            Err(Stop::Lost) => Fault::new(Code::Unavailable, "the call was cancelled").into_status(),
+        };
+        let frame = encode(Kind::End, self.stream, |out| status.encode_raw(out));
+        let _ = self.outlet.send(self.session, &frame);
+    }
+}

@@ -1,0 +1,105 @@
+//! The way out: one writer at a time writes whole frames, and none of an earlier session.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rustix::event::{epoll, eventfd, EventfdFlags};
+use rustix::io::Errno;
+
+use crate::sync::lock;
+use crate::wire::frame::PREFACE_BYTES;
+
+/// The session a frame belongs to is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SessionOver;
+
+struct Target {
+    connection: Arc<OwnedFd>,
+    /// Edge-triggered: a port whose host is away reports a hang-up at every level-triggered look.
+    epoll: OwnedFd,
+}
+
+pub(crate) struct Outlet {
+    /// The session that may write; 0 is none. Changed before the lock is taken, so that a writer that waits
+    /// inside it notices and leaves, perhaps in the middle of a frame (the host skips to our preface).
+    session: AtomicU64,
+    changed: OwnedFd,
+    target: Mutex<Option<Target>>,
+}
+
+impl Outlet {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            session: AtomicU64::new(0),
+            changed: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            target: Mutex::new(None),
+        })
+    }
+
+    /// Ends the session that was and answers *preface* in the name of *session*.
+    pub(crate) fn begin(
+        &self,
+        session: u64,
+        connection: Arc<OwnedFd>,
+        preface: &[u8; PREFACE_BYTES],
+    ) -> Result<(), SessionOver> {
+        let mut guard = self.replace(session);
+        if guard.as_ref().is_none_or(|target| !Arc::ptr_eq(&target.connection, &connection)) {
+            *guard = Some(self.prepare(connection).map_err(|_| SessionOver)?);
+        }
+        self.write(&mut guard, session, preface)
+    }
+
+    /// Ends the session that was: its writers stop, also one that waits for the host to read.
+    pub(crate) fn end(&self) {
+        drop(self.replace(0));
+    }
+
+    /// Writes one whole frame of *session*, waiting for the host to read.
+    pub(crate) fn send(&self, session: u64, frame: &[u8]) -> Result<(), SessionOver> {
+        let mut guard = lock(&self.target);
+        self.write(&mut guard, session, frame)
+    }
+
+    fn replace(&self, session: u64) -> MutexGuard<'_, Option<Target>> {
+        self.session.store(session, Ordering::SeqCst);
+        let _ = rustix::io::write(&self.changed, &1u64.to_ne_bytes());
+        let guard = lock(&self.target);
+        let _ = rustix::io::read(&self.changed, &mut [0; 8]);
+        guard
+    }
+
+    fn prepare(&self, connection: Arc<OwnedFd>) -> Result<Target, Errno> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let writable = epoll::EventFlags::OUT | epoll::EventFlags::ET;
+        epoll::add(&epoll, &connection, epoll::EventData::new_u64(0), writable)?;
+        epoll::add(&epoll, &self.changed, epoll::EventData::new_u64(1), epoll::EventFlags::IN)?;
+        Ok(Target { connection, epoll })
+    }
+
+    fn write(&self, target: &mut Option<Target>, session: u64, mut bytes: &[u8]) -> Result<(), SessionOver> {
+        while !bytes.is_empty() {
+            if self.session.load(Ordering::SeqCst) != session {
+                return Err(SessionOver);
+            }
+            let Some(Target { connection, epoll }) = target else {
+                return Err(SessionOver);
+            };
+            match rustix::io::write(&*connection, bytes) {
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let mut events = Vec::with_capacity(2);
+                    let _ = epoll::wait(&*epoll, rustix::buffer::spare_capacity(&mut events), None);
+                }
+                Err(_) => {
+                    // Half a frame may be out: nothing more may follow it.
+                    *target = None;
+                    return Err(SessionOver);
+                }
+            }
+        }
+        Ok(())
+    }
+}
