@@ -7,7 +7,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import httpx
 import pytest
@@ -29,25 +29,27 @@ SANDBOX = {
 }
 
 
-def sse(*frames: dict[str, object]) -> bytes:
-    return b"".join(b"data: " + json.dumps(frame).encode() + b"\n\n" for frame in frames)
-
-
-def chunk(data: bytes, stream: str = "stdout") -> dict[str, object]:
-    return {"kind": "exec_chunk", "stream": stream, "data": base64.b64encode(data).decode()}
-
-
-STARTED: dict[str, object] = {"kind": "exec_started", "pid": 17}
-
-
-def exited(code: int = 0) -> dict[str, object]:
-    return {"kind": "exec_exited", "code": code, "duration_ms": 18}
-
-
-class MockServer:
-    """Answers requests with prepared replies in their order, and remembers the requests with their bodies."""
+class Frames:
+    """What an exec's event stream is made of. Tests reach it through the servers, a conftest cannot be imported."""
 
     sandbox = SANDBOX
+    started: Mapping[str, object] = {"kind": "exec_started", "pid": 17}
+
+    @staticmethod
+    def chunk(data: bytes, stream: str = "stdout") -> Mapping[str, object]:
+        return {"kind": "exec_chunk", "stream": stream, "data": base64.b64encode(data).decode()}
+
+    @staticmethod
+    def exited(code: int = 0) -> Mapping[str, object]:
+        return {"kind": "exec_exited", "code": code, "duration_ms": 18}
+
+    @staticmethod
+    def sse(*frames: Mapping[str, object]) -> bytes:
+        return b"".join(b"data: " + json.dumps(frame).encode() + b"\n\n" for frame in frames)
+
+
+class MockServer(Frames):
+    """Answers requests with prepared replies in their order, and remembers the requests with their bodies."""
 
     def __init__(self) -> None:
         self.requests: list[httpx.Request] = []
@@ -62,8 +64,8 @@ class MockServer:
     def fail(self, error: Exception) -> None:
         self._replies.append(error)
 
-    def exec(self, *frames: dict[str, object]) -> None:
-        self.reply(content=sse(*frames))
+    def exec(self, *frames: Mapping[str, object]) -> None:
+        self.reply(content=self.sse(*frames))
 
     @property
     def calls(self) -> list[str]:
@@ -141,10 +143,8 @@ class Peer:
         return True
 
 
-class WireServer:
+class WireServer(Frames):
     """Listens on a real socket. Each `serve`d script plays one connection, in order, in a thread of its own."""
-
-    sandbox = SANDBOX
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -154,6 +154,15 @@ class WireServer:
         self._failures: list[BaseException] = []
         self._accepting = threading.Thread(target=self._accept)
         self._accepting.start()
+
+    @staticmethod
+    def event() -> threading.Event:
+        """For a script to wait until its test has seen something."""
+        return threading.Event()
+
+    @staticmethod
+    def json(body: object) -> bytes:
+        return json.dumps(body).encode()
 
     def serve(self, *scripts: Callable[[Peer], None]) -> None:
         self._scripts.extend(scripts)
@@ -197,12 +206,6 @@ def wire() -> Iterator[WireServer]:
     server = WireServer()
     yield server
     server.close()
-
-
-@pytest.fixture
-def frames() -> Callable[..., bytes]:
-    """Importing a conftest is not possible, a fixture is."""
-    return sse
 
 
 @pytest.fixture(autouse=True)
