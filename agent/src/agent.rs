@@ -85,7 +85,7 @@ impl Agent {
         })
     }
 
-    pub(crate) fn hello(&self, hello: &Hello) -> Result<HelloReply, Fault> {
+    pub(crate) fn hello(&self, hello: Hello) -> Result<HelloReply, Fault> {
         if hello.wire_version == 0 {
             return Err(Fault::invalid("wire_version must be at least 1: 0"));
         }

@@ -135,7 +135,7 @@ impl Group {
         Ok(Self { path, directory })
     }
 
-    /// What clone3(CLONE_INTO_CGROUP) takes.
+    /// What `CLONE_INTO_CGROUP` takes.
     pub(crate) fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }

@@ -164,7 +164,7 @@ fn replace_text(path: &str, text: &[u8]) -> Result<(), Errno> {
 ///
 /// # Errors
 /// They did not stop in time, or a file system failed: they run on, and the state is what it was.
-pub(crate) fn freeze(agent: &Agent, ask: &Freeze) -> Result<(), Fault> {
+pub(crate) fn freeze(agent: &Agent, ask: Freeze) -> Result<(), Fault> {
     let Some(cgroups) = &agent.cgroups else {
         return Err(Fault::new(Code::Unavailable, "there is no cgroup to freeze"));
     };

@@ -16,10 +16,10 @@ use crate::exec::watch::Poller;
 use crate::fault::Fault;
 use crate::proto::ExecExited;
 use crate::sync::lock;
-use crate::wire::call::{Call, CHUNK_BYTES};
+use crate::wire::call::Call;
 
 /// An exited exec can be attached for this long (agent.proto).
-pub(crate) const ATTACHABLE_FOR: Duration = Duration::from_secs(60);
+pub(crate) const ATTACHABLE_FOR: Duration = Duration::from_mins(1);
 /// From SIGTERM at the timeout to the kill (agent.proto).
 const GRACE: Duration = Duration::from_secs(2);
 /// How long output is awaited once the main process has ended (agent.proto).
@@ -196,7 +196,7 @@ impl Exec {
     }
 
     /// The poller says that a pipe is ready.
-    pub(crate) fn pipe_ready(&self, token: u64, buffer: &mut [u8; CHUNK_BYTES]) {
+    pub(crate) fn pipe_ready(&self, token: u64, buffer: &mut [u8]) {
         let mut state = lock(&self.state);
         match token {
             TOKEN_STDIN => self.feed(&mut state),
@@ -205,7 +205,7 @@ impl Exec {
         }
     }
 
-    fn drain(&self, state: &mut State, stream: Stream, buffer: &mut [u8; CHUNK_BYTES]) {
+    fn drain(&self, state: &mut State, stream: Stream, buffer: &mut [u8]) {
         let room = state.make_room();
         let slot = state.pipe(stream);
         let Some(pipe) = slot else { return };
@@ -215,7 +215,7 @@ impl Exec {
             pipe.watched = false;
             return;
         }
-        match rustix::io::read(&pipe.end, &mut buffer[..]) {
+        match rustix::io::read(&pipe.end, &mut *buffer) {
             Ok(0) => {
                 *slot = None;
                 self.finish_if_drained(state);

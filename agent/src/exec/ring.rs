@@ -127,7 +127,9 @@ mod tests {
 
     fn fill(ring: &mut Ring, chunks: usize, unread: u64) -> usize {
         (0..chunks)
-            .take_while(|_| ring.make_room(unread).then(|| ring.push(Stream::Stdout, &[b'x'; CHUNK_BYTES])).is_some())
+            .take_while(|_| {
+                ring.make_room(unread).then(|| ring.push(Stream::Stdout, &vec![b'x'; CHUNK_BYTES])).is_some()
+            })
             .count()
     }
 

@@ -137,7 +137,7 @@ fn null() -> Result<OwnedFd, Fault> {
     rustix::fs::open("/dev/null", flags, Mode::empty()).map_err(|errno| Fault::os(errno, "cannot open /dev/null"))
 }
 
-/// Sends output until the exec has exited. With *owns_stdin*, what the host sends goes to the command.
+/// Sends output until the exec has exited. With `owns_stdin`, what the host sends goes to the command.
 fn stream(exec: &Arc<Exec>, call: &Arc<Call>, offset: u64, owns_stdin: bool) -> Result<(), Stop> {
     exec.attach(call, offset);
     let outcome = follow(exec, call, owns_stdin);

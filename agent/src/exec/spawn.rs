@@ -128,7 +128,7 @@ struct CloneArgs {
 /// cannot be expressed otherwise. Returns the pid or a negated errno.
 ///
 /// # Safety
-/// `args` must ask for CLONE_VM and CLONE_VFORK with a stack of its own; `plan` must be valid meanwhile.
+/// `args` must ask for `CLONE_VM` and `CLONE_VFORK` with a stack of its own; `plan` must be valid meanwhile.
 #[cfg(target_arch = "x86_64")]
 unsafe fn clone3(args: *const CloneArgs, plan: *mut Plan) -> i64 {
     let result: i64;
@@ -164,9 +164,9 @@ extern "C" fn child(plan: *mut Plan) -> ! {
     unsafe {
         let plan = &mut *plan;
         libc::setsid();
-        for (target, source) in plan.stdio.iter().enumerate() {
+        for (source, target) in plan.stdio.iter().zip(0..) {
             // The agent's own 0, 1 and 2 are always open, so no source is overwritten before its turn.
-            if libc::dup2(*source, target as c_int) < 0 {
+            if libc::dup2(*source, target) < 0 {
                 give_up(plan);
             }
         }

@@ -93,7 +93,7 @@ pub(crate) fn start(execs: Arc<Execs>) -> io::Result<()> {
 
 fn watch(execs: &Execs, children: &OwnedFd) {
     let mut events: Vec<Event> = Vec::with_capacity(EVENTS_AT_ONCE);
-    let mut buffer = Box::new([0; CHUNK_BYTES]);
+    let mut buffer = vec![0; CHUNK_BYTES];
     let mut zombies_left = false;
     let mut due: Option<Instant> = None;
     loop {

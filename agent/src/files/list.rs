@@ -73,7 +73,7 @@ pub(crate) fn describe_open(path: &str, file: &OwnedFd) -> Result<(FileInfo, Fil
 
 fn describe(name: String, found: &Stat) -> FileInfo {
     let kind = FileType::from_raw_mode(found.st_mode);
-    let seconds = i64::try_from(found.st_mtime).unwrap_or_default();
+    let seconds = found.st_mtime;
     let nanoseconds = i64::try_from(found.st_mtime_nsec).unwrap_or_default();
     FileInfo {
         name,

@@ -10,7 +10,7 @@ pub(crate) use place::WriteRoots;
 
 use crate::fault::Fault;
 
-/// PATH_MAX of Linux.
+/// `PATH_MAX` of Linux.
 const MAX_PATH_BYTES: usize = 4096;
 
 /// # Errors

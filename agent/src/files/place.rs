@@ -59,7 +59,7 @@ impl WriteRoots {
     /// The place that *path* names; a link there is the place itself. With *make*, missing parents are made.
     ///
     /// # Errors
-    /// NOT_PERMITTED outside the write roots and for a root itself.
+    /// `NOT_PERMITTED` outside the write roots and for a root itself.
     pub(crate) fn place(&self, path: &str, make: bool) -> Result<Place, Fault> {
         let (parent, name) = split(check_path(path)?)?;
         let parent = self.directory(parent, make)?;
@@ -91,7 +91,7 @@ impl WriteRoots {
         Err(Fault::os(Errno::LOOP, &path))
     }
 
-    /// A directory within the roots, opened as a location (O_PATH). With *make*, what is missing is made.
+    /// A directory within the roots, opened as a location (`O_PATH`). With *make*, what is missing is made.
     pub(crate) fn directory(&self, path: &str, make: bool) -> Result<OwnedFd, Fault> {
         let mut missing = Vec::new();
         let mut known = check_path(path)?;

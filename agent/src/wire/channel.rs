@@ -1,7 +1,7 @@
 //! The byte channel: a virtio-serial port in a machine, a listening unix socket elsewhere.
 //!
 //! A port reads 0 bytes and reports a hang-up for as long as the host is away, so a level-triggered wait would
-//! spin; an edge-triggered one wakes when the host comes, goes or sends (drivers/char/virtio_console.c wakes
+//! spin; an edge-triggered one wakes when the host comes, goes or sends (`drivers/char/virtio_console.c` wakes
 //! its queue in all three cases).
 
 use std::os::fd::OwnedFd;

@@ -173,7 +173,7 @@ impl Session {
         match ask {
             Ask::Ping(_) => call.end(Ok(())),
             Ask::Hello(hello) => {
-                let outcome = self.agent.hello(&hello).map_err(Stop::from);
+                let outcome = self.agent.hello(hello).map_err(Stop::from);
                 call.end(outcome.and_then(|reply| call.reply(reply::Kind::Hello(reply))));
             }
             Ask::Wake(ask) => {
@@ -181,16 +181,16 @@ impl Session {
                 call.end(outcome.and_then(|reply| call.reply(reply::Kind::Wake(reply))));
             }
             Ask::ExecSignal(ask) => call.end(exec_calls::signal(&self.agent, &ask).map_err(Stop::from)),
-            ask => self.dispatch(call, ask),
+            ask => self.dispatch(&call, ask),
         }
     }
 
-    fn dispatch(&self, call: Arc<Call>, ask: Ask) {
+    fn dispatch(&self, call: &Arc<Call>, ask: Ask) {
         {
             let mut calls = lock(&self.calls);
             if calls.len() >= MAX_CALLS {
                 drop(calls);
-                return refuse(&call, Fault::exhausted("too many calls at once"));
+                return refuse(call, Fault::exhausted("too many calls at once"));
             }
             calls.insert(call.stream(), call.clone());
         }
@@ -203,8 +203,8 @@ impl Session {
             })
         };
         if !self.pool.run(job) {
-            close(&self.calls, &call);
-            refuse(&call, Fault::exhausted("the guest has no thread left for this call"));
+            close(&self.calls, call);
+            refuse(call, Fault::exhausted("the guest has no thread left for this call"));
         }
     }
 }
@@ -218,13 +218,13 @@ fn close(calls: &Calls, call: &Arc<Call>) {
 }
 
 fn refuse(call: &Call, fault: Fault) {
-    call.end(Err(Stop::Fault(fault)));
+    call.end(Err(fault.into()));
 }
 
 /// Serves one call to its end.
 fn perform(agent: &Arc<Agent>, call: &Arc<Call>, ask: Ask) -> Result<(), Stop> {
     if let Ask::Freeze(ask) = &ask {
-        return Ok(wake::freeze(agent, ask)?);
+        return Ok(wake::freeze(agent, *ask)?);
     }
     agent.check_awake()?;
     let roots = &agent.roots;
