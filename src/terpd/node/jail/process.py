@@ -99,15 +99,20 @@ def scan(prefix: str) -> list[tuple[str, Process]]:
         if not directory.name.isdigit():
             continue
         try:
-            arguments = (directory / "cmdline").read_bytes().split(b"\0")
-            if len(arguments) < 3 or b"qemu-system" not in arguments[0] or arguments[1] != b"-name":
-                continue
-            name = arguments[2].decode(errors="replace")
-            if name.startswith(prefix):
+            name = machine_name((directory / "cmdline").read_bytes())
+            if name is not None and name.startswith(prefix):
                 found.append((name, Process.of(int(directory.name))))
         except OSError:  # it ended meanwhile
             continue
     return found
+
+
+def machine_name(cmdline: bytes) -> str | None:
+    """Return what follows `-name` in a QEMU's /proc/PID/cmdline, if that is its first option."""
+    arguments = cmdline.split(b"\0")
+    if len(arguments) < 3 or b"qemu-system" not in arguments[0] or arguments[1] != b"-name":
+        return None
+    return arguments[2].decode(errors="replace")
 
 
 def _stat(pid: int) -> list[bytes]:
