@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from terpd.node.template import apt, artifact, cpython, nodejs, packages, rootfs, trust
+from terpd.node.template.chroot import run_in
 from terpd.node.template.command import BuildFailed
 from terpd.node.template.kernel import Kernel
 from terpd.node.template.progress import Progress, megabytes, step
 from terpd.node.template.recipe import Recipe, merged_env, python_series
 
+_RUN_TIMEOUT_S = 900
 _GENERATION = 1  # raise it when this code makes something else of the same inputs
 
 
@@ -85,6 +87,7 @@ class Layers:
             "base": base,
             "env": environment(chain),
             "npm": list(recipe.npm),
+            "run": list(recipe.run),
             "node": recipe.node,
             "requirements": recipe.requirements,
         }
@@ -123,6 +126,9 @@ class Layers:
         if recipe.requirements is not None and series is not None:
             with step(self._progress, f"{recipe.name}: install Python packages"):
                 packages.install(tree, recipe.requirements, series)
+        for command in recipe.run:
+            with step(self._progress, f"{recipe.name}: run {command[:60]}"):
+                run_in(tree, ["sh", "-c", command], timeout_s=_RUN_TIMEOUT_S)
         rootfs.write_environment(tree, environment(chain))
 
     def prune(self, keep: Layer, bases: Collection[str]) -> None:

@@ -9,6 +9,7 @@ Recipes: what a template is made of, as TOML.
     node = "node.txt"               Node and npm for /usr/local, from the wheel that this hash-locked file names
     requirements = "packages.txt"   Python packages, hash-locked, for the CPython that the recipe or a base of it brings
     npm = ["typescript@5.6.3"]      global npm packages, each with its exact version
+    run = ["useradd me"]            shell commands that finish the root file system, run in it without a network
     warm = ["python3 -c pass"]      shell commands that a booted machine runs once before its snapshot is taken
     disk_gib = 10                   virtual size of the root disk
     [env]
@@ -35,9 +36,10 @@ _MAX_BASES = 16  # deeper is a loop or a mistake
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 _APT = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _NPM = re.compile(r"(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*@\d+\.\d+\.\d+[A-Za-z0-9.+-]*")
+_COMMAND = re.compile(r"[^\0\n]+")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FIELDS = frozenset(
-    "name description base suite oci apt python node requirements npm warm disk_gib env".split()  # noqa: SIM905
+    "name description base suite oci apt python node requirements npm run warm disk_gib env".split()  # noqa: SIM905
 )
 
 
@@ -59,6 +61,7 @@ class Recipe:
     node: str | None = None
     requirements: str | None = None
     npm: Sequence[str] = ()
+    run: Sequence[str] = ()
     warm: Sequence[str] = ()
     disk_gib: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
@@ -156,7 +159,8 @@ def parse(table: Mapping[str, Any], *, files: Path, source: str) -> Recipe:
         node=read.locked(files, "node"),
         requirements=read.locked(files, "requirements"),
         npm=read.texts("npm", _NPM),
-        warm=read.texts("warm", re.compile(r"[^\0\n]+")),
+        run=read.texts("run", _COMMAND),
+        warm=read.texts("warm", _COMMAND),
         disk_gib=read.number("disk_gib", 1, MAX_DISK_GIB),
         env=read.environment("env"),
     )
