@@ -17,7 +17,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
-from terpd.daemon.config import load_config
+from terpd.daemon.config import load
 
 from bench.measure import Bench, Row
 from terpd.daemon.node import open_workshop
@@ -41,9 +41,9 @@ def show(rows: Sequence[Row]) -> None:
 
 
 async def run(template: str, rounds: int) -> list[Row]:
-    workshop = open_workshop(load_config())
+    workshop = await open_workshop(load())
     snapshot = await workshop.snapshot(template, "small")
-    return await Bench(snapshot, workshop.accel, template, rounds).run()
+    return await Bench(snapshot, workshop.acceleration.name, template, rounds).run()
 
 
 def main() -> int:

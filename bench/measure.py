@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from terp import AsyncSandbox, AsyncTerp
 
 from bench import raw_channel
@@ -22,6 +23,7 @@ from terpd.node.snapshot.template import TemplateSnapshot
 FILE_MIB = 64
 CREATES = 20
 CLIENTS = 4
+WARM = 3  # machines waiting in the pool when one is claimed
 CLONES = 6  # whose memory is compared
 SETTLE_S = 3.0  # before memory is read: a guest just woken is still busy
 
@@ -76,9 +78,9 @@ class Bench:
                 rows.append(await self._throughput(client))
                 rows.append(await self._memory(client, cold))
                 rows += await self._files(client)
-        with server(pool={f"{self._template}:small": 3}) as warm:
+        with server(pool=f"{self._template}/small={WARM}") as warm:
             async with self._client(warm) as client:
-                rows.insert(1, await self._create_from_pool(client))
+                rows.insert(1, await self._create_from_pool(client, warm))
         return rows
 
     def _client(self, at: Server) -> AsyncTerp:
@@ -104,12 +106,12 @@ class Bench:
                 values.append(value)
         return at_most(1.3, "create, no pool ÷ bare QEMU restore to first answer", values, floors, "ms")
 
-    async def _create_from_pool(self, client: AsyncTerp) -> Row:
+    async def _create_from_pool(self, client: AsyncTerp, at: Server) -> Row:
         values, floors = [], []
         async with bare_clone(self._snapshot, self._accel) as clone:
             await clone.guest.ping()
             for _ in range(self._rounds):
-                await self._await_pool(client)
+                await self._await_pool(at)
                 floors.append(await milliseconds(clone.guest.ping()))
                 began = time.monotonic()
                 sandbox = await self._new(client)
@@ -118,13 +120,14 @@ class Bench:
         return at_most(5, "create from pool ÷ agent round trip", values, floors, "ms")
 
     @staticmethod
-    async def _await_pool(client: AsyncTerp) -> None:
-        """Wait until a warm machine waits and nothing is being started: the server says so in its metrics."""
-        while True:
-            text = (await client.get_text("/metrics")).splitlines()
-            if any(line.startswith("terp_pool_waiting") and float(line.rsplit(" ", 1)[1]) >= 3 for line in text):
-                return
-            await asyncio.sleep(0.1)
+    async def _await_pool(at: Server) -> None:
+        """Wait until the pool is full, so that nothing is being started meanwhile."""
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {at.api_key}"}) as http:
+            while True:
+                text = (await http.get(f"{at.url}/metrics")).text
+                if f"terp_node_machines_warm {WARM}.0" in text.splitlines():
+                    return
+                await asyncio.sleep(0.1)
 
     async def _exec(self, client: AsyncTerp) -> Row:
         values, floors = [], []

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +23,17 @@ class Server:
 
 
 @contextmanager
-def server(*, pool: Mapping[str, int] | None = None) -> Iterator[Server]:
+def server(*, pool: str | None = None) -> Iterator[Server]:
     """
     Run `terpd serve --dev` in a temporary data directory.
 
     Args:
-        pool: How many machines to keep warm, by "template:size".
+        pool: What to keep warm, as `--pool` takes it.
     """
     with tempfile.TemporaryDirectory(prefix="terp-bench-") as data_dir:
         argv = [str(TERPD), "serve", "--host", "127.0.0.1", "--port", "0", "--data-dir", data_dir, "--dev"]
-        for kind, count in (pool or {}).items():
-            argv += ["--pool", f"{kind}={count}"]
+        if pool:
+            argv += ["--pool", pool]
         log = Path(data_dir) / "terpd.log"
         with log.open("wb") as errors:
             process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, env=dict(os.environ))

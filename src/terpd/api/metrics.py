@@ -26,6 +26,7 @@ class Metrics:
         )
         self._machines = Gauge("terp_node_machines", "Machines on this node", registry=self.registry)
         self._machines_cap = Gauge("terp_node_machines_cap", "Machines admitted at most", registry=self.registry)
+        self._warm = Gauge("terp_node_machines_warm", "Machines waiting in pools", registry=self.registry)
         self._memory = Gauge("terp_node_guest_memory_mib", "Guest memory promised, MiB", registry=self.registry)
         self._memory_cap = Gauge("terp_node_guest_memory_cap_mib", "Guest memory at most, MiB", registry=self.registry)
 
@@ -36,6 +37,7 @@ class Metrics:
     def render(self, capacity: NodeCapacity) -> bytes:
         self._machines.set(capacity.machines_used)
         self._machines_cap.set(capacity.machines_cap)
+        self._warm.set(capacity.machines_warm)
         self._memory.set(capacity.memory_used_mib)
         self._memory_cap.set(capacity.memory_cap_mib)
         return generate_latest(self.registry)

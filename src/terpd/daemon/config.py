@@ -63,13 +63,13 @@ class PoolConfig(_Frozen):
 class Config(_Frozen):
     """
     Every setting of `terpd serve`. Directories: `data_dir` holds the records and what sandboxes own, `home` the
-    built templates and kernels (by default inside of it).
+    kernels, templates and snapshots, which several servers may share.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 7070
-    data_dir: Path = Path("/var/lib/terp")
-    home: Path | None = None
+    data_dir: Path = Field(default_factory=lambda: default_home() / "data")
+    home: Path = Field(default_factory=lambda: default_home())
     region: Annotated[str, Field(pattern=_NAME)] = "local"
     region_label: str = "This server"
     node_id: Annotated[str, Field(pattern=_NAME)] = Field(default_factory=lambda: _node_id(platform.node()))
@@ -82,6 +82,8 @@ class Config(_Frozen):
     max_concurrent: Annotated[int, Field(ge=1)] = 100  # sandboxes of one tenant that are not final
     memory_cap_mib: Annotated[int, Field(ge=128)] | None = None  # None: the node derives it from the host
     machines_cap: Annotated[int, Field(ge=1)] = 256
+    uid_first: Annotated[int, Field(ge=1)] = 800_000  # host uids of machines, one each: see node/jail/uids.py
+    uid_count: Annotated[int, Field(ge=2)] = 65_536
     pool: tuple[PoolConfig, ...] = ()
     max_timeout_s: Annotated[int, Field(ge=MIN_TIMEOUT_S, le=30 * 86400)] = 86400
     extra_ca_paths: tuple[Path, ...] = (Path("/usr/local/share/ca-certificates"),)
@@ -94,10 +96,6 @@ class Config(_Frozen):
         if unknown:
             raise ValueError(f"pool names sizes that are not among sizes: {', '.join(unknown)}")
         return self
-
-    @property
-    def templates_dir(self) -> Path:
-        return self.home or self.data_dir / "home"
 
     @property
     def database(self) -> Path:
@@ -115,6 +113,13 @@ class Config(_Frozen):
     def pool_targets(self) -> dict[tuple[str, str], int]:
         """How many machines to keep warm of each (template, size)."""
         return {(entry.template, entry.size): entry.count for entry in self.pool}
+
+
+def default_home() -> Path:
+    """Where templates live if TERP_HOME does not say: the system's place for root, the user's own otherwise."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/terp")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "terp"
 
 
 def load(
@@ -162,7 +167,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         match name:
             case "pool":
-                found[name] = _pool(value)
+                found[name] = parse_pool(value)
             case "sizes":
                 found[name] = _sizes(value)
             case "extra_ca_paths":
@@ -172,7 +177,8 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _pool(text: str) -> list[dict[str, object]]:
+def parse_pool(text: str) -> list[dict[str, object]]:
+    """Read `python-3.12/small=2,debian-12/small=1`. Raises ConfigError."""
     entries = re.findall(r"([^/,=]+)/([^/,=]+)=(\d+)(?:,|$)", text)
     if text and ",".join(f"{t}/{s}={n}" for t, s, n in entries) != text:
         raise ConfigError(f"TERP_POOL must look like python-3.12/small=2,debian-12/small=1, not: {text}")

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from terpd.daemon.config import default_home
 from terpd.model.errors import TemplateNotFound, TerpError
 from terpd.node.template.builder import build
 from terpd.node.template.catalog import Catalog, Image, record_of
@@ -36,14 +37,6 @@ class DropSnapshots(Protocol):
     """Removes all snapshots of a template. Raises StateConflict while a sandbox needs one."""
 
     def __call__(self, home: Path, template: str) -> None: ...
-
-
-def default_home() -> Path:
-    """Where templates live if TERP_HOME does not say: the system's place for root, the user's own otherwise."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/terp")
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
-    return Path(data) / "terp"
 
 
 Home = Annotated[

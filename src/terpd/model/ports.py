@@ -31,12 +31,13 @@ class MachineSpec:
 
 @dataclass(frozen=True, slots=True)
 class NodeCapacity:
-    """Guest memory in MiB and machines: used and the cap that admission enforces."""
+    """Guest memory in MiB and machines: used and the cap that admission enforces; warm machines that wait for use."""
 
     memory_used_mib: int
     memory_cap_mib: int
     machines_used: int
     machines_cap: int
+    machines_warm: int = 0
 
 
 class Node(Protocol):

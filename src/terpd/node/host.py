@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 
 from terpd.model.errors import StateConflict
 from terpd.model.guest import ExecEvent, ExecRequest, FileInfo, GuestStats
@@ -50,7 +51,7 @@ class Host:
         return self._supervisor.exits()
 
     async def capacity(self) -> NodeCapacity:
-        return self._admission.capacity()
+        return replace(self._admission.capacity(), machines_warm=self._supervisor.count_warm())
 
     async def templates(self) -> Sequence[TemplateInfo]:
         def look() -> list[TemplateInfo]:

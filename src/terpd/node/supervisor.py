@@ -131,6 +131,9 @@ class Supervisor:
     def list_machines(self) -> Sequence[SandboxId]:
         return list(self._sandboxes)
 
+    def count_warm(self) -> int:
+        return len(self._pool.waiting())
+
     async def exits(self) -> AsyncIterator[SandboxId]:
         while True:
             yield await self._exits.get()
@@ -191,7 +194,7 @@ class Supervisor:
         self._refill.set()
         sandbox_id = machine.record.sandbox_id
         log.warning("machine ended by itself", machine=machine.id, sandbox=sandbox_id)
-        if sandbox_id is not None and self._sandboxes.pop(sandbox_id, None):
+        if sandbox_id is not None and self._sandboxes.pop(sandbox_id, None) is not None:
             self._exits.put_nowait(sandbox_id)
 
     async def _reap_unrecorded(self) -> None:

@@ -53,10 +53,8 @@ class Manifest:
         """Raises SnapshotMismatch when there is none, or it is torn or of another format."""
         try:
             fields = json.loads((directory / NAME).read_text())
-            if fields.get("format") != FORMAT:
-                raise SnapshotMismatch(
-                    f"{directory}: snapshot format {fields.get('format')}, this daemon reads {FORMAT}"
-                )
+            if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+                raise SnapshotMismatch(f"{directory}: not a snapshot of format {FORMAT}, which this daemon reads")
             return cls(**fields)
         except (OSError, ValueError, TypeError) as error:
             raise SnapshotMismatch(f"{directory}: no readable manifest: {error}") from error

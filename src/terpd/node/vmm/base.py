@@ -89,8 +89,8 @@ class RunningVm(Protocol):
 
 class Vmm(Protocol):
     @property
-    def identity(self) -> str:
-        """Build, accelerator and machine definition: a snapshot is only restored by the identity that saved it."""
+    def identity(self) -> Mapping[str, str]:
+        """Build, accelerator, machine definition and host processor: what a snapshot must find unchanged."""
 
     async def boot(self, spec: BootSpec) -> RunningVm:
         """Raises VmmFailed; nothing is left running then."""

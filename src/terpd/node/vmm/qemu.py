@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from terpd.node.jail.launch import Bind, JailSpec, LaunchFailed, launch
+from terpd.node.jail.launch import Bind, ErrorText, JailSpec, LaunchFailed, launch
 from terpd.node.jail.process import Process, scan
 from terpd.node.jail.root import JailRoot
 from terpd.node.vmm import sockets
@@ -223,7 +223,7 @@ class Qemu:
         descriptors: dict[int, int],
         boot: Boot | None,
     ) -> QemuVm:
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as words, contextlib.ExitStack() as stack:
             accel = self._accel
             if accel == "kvm":
                 descriptors[_KVM_SET] = _open(stack, Path("/dev/kvm"), os.O_RDWR)
@@ -232,6 +232,7 @@ class Qemu:
             agent_listener = stack.enter_context(sockets.listen(placement.directory / _AGENT_SOCKET))
             qmp = await Qmp.connect(sockets.connect(placement.directory / _QMP_SOCKET))
             resumed = asyncio.create_task(self._resume(qmp, boot))
+            errors = words.enter_context(ErrorText())
             spec = JailSpec(
                 name=placement.name,
                 root=self._root.path,
@@ -249,6 +250,7 @@ class Qemu:
                 uid=placement.uid,
                 gid=placement.uid,
                 cgroup=placement.cgroup,
+                stderr=errors.fd,
             )
             process: Process | None = None
             try:
@@ -263,7 +265,7 @@ class Qemu:
                     process.kill()
                     await process.wait()
                 if isinstance(error, (LaunchFailed, OSError, VmmFailed)):
-                    raise VmmFailed(f"{placement.name}: {error}") from error
+                    raise VmmFailed(f"{placement.name}: {error}; QEMU said: {errors.text() or 'nothing'}") from error
                 raise
         return QemuVm(process, placement.directory / _AGENT_SOCKET, qmp)
 

@@ -31,9 +31,9 @@ def measure_khz(window_s: float = 0.2) -> int:
         page.write(_READ_TSC)
         address = ctypes.addressof(ctypes.c_char.from_buffer(page))
         read = ctypes.CFUNCTYPE(ctypes.c_uint64)(address)
-        ticks, ns = read(), time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+        ticks, ns = int(read()), time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
         time.sleep(window_s)
-        ticks_after, ns_after = read(), time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+        ticks_after, ns_after = int(read()), time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
         del read
     return round((ticks_after - ticks) * 1_000_000 / (ns_after - ns))
 

@@ -1,0 +1,161 @@
+"""Wiring of everything that happens on this host: from configuration to a node."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from terpd.daemon.config import Config, load
+from terpd.model.errors import InvalidRequest, StateConflict, TemplateNotFound, Unavailable
+from terpd.model.sandbox import Size
+from terpd.node.admission import Admission
+from terpd.node.host import Host
+from terpd.node.jail.cgroup import CgroupTree
+from terpd.node.jail.process import scan
+from terpd.node.jail.root import JailRoot, prepare_root
+from terpd.node.jail.uids import UidRange
+from terpd.node.machine import Facilities
+from terpd.node.pool import Pool, PoolKey
+from terpd.node.snapshot.template import PreparationFailed, TemplateSnapshot, TemplateSnapshots
+from terpd.node.supervisor import Supervisor
+from terpd.node.template import artifact
+from terpd.node.template.catalog import Catalog, Image
+from terpd.node.template.initrd import ensure_initrd
+from terpd.node.template.progress import Progress, Quiet
+from terpd.node.vmm.accel import Acceleration, Trial, probe
+from terpd.node.vmm.qemu import Qemu
+from terpd.node.vmm.tsc import host_khz
+
+log = structlog.get_logger()
+
+_PREPARING = "template"  # the instance name of templates being prepared
+_BUILT = Path(__file__).resolve().parents[3] / "target/x86_64-unknown-linux-gnu/release"  # of the source tree
+AGENT = _BUILT / "terp-agent"
+LAUNCHER = _BUILT / "terp-jail"
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What makes template snapshots on this host; needs no data directory and no running server."""
+
+    vmm: Callable[..., Qemu]  # takes the name of an instance
+    acceleration: Acceleration
+    catalog: Catalog
+    snapshots: TemplateSnapshots
+    sizes: Mapping[str, Size]
+
+    async def snapshot(self, template: str, size: str, progress: Progress | None = None) -> TemplateSnapshot:
+        """
+        Return the snapshot of a built template, prepared first when there is none.
+
+        Raises:
+            TemplateNotFound, InvalidRequest: No such template is built, or no such size configured.
+            Unavailable: It did not boot or warm up.
+        """
+        image = self.catalog.find(template)
+        if image is None:
+            raise TemplateNotFound(f"Template {template} is not built here; run: terpd template build {template}")
+        return await self.take(image, size, progress or Quiet())
+
+    async def take(self, image: Image, size: str, progress: Progress) -> TemplateSnapshot:
+        """As `snapshot`, of an image at hand."""
+        if size not in self.sizes:
+            raise InvalidRequest(f"Size {size} is not configured; there are: {', '.join(self.sizes)}")
+        try:
+            return await self.snapshots.ensure(image, self.sizes[size], progress)
+        except PreparationFailed as error:
+            raise Unavailable(str(error)) from error
+
+
+async def open_workshop(config: Config) -> Workshop:
+    """Probe this host; some seconds on the first call on a host, milliseconds after."""
+    catalog = Catalog(config.home)
+    root = await asyncio.to_thread(prepare_root, config.home)
+    # Daemons take uids from the front of the range; what is prepared or tried has the last.
+    uid = config.uid_first + config.uid_count - 1
+    acceleration = await _accelerate(config.home, catalog, root, uid)
+    tsc_khz = await asyncio.to_thread(host_khz, config.home)
+    vmm = partial(Qemu, root=root, launcher=LAUNCHER, accel=acceleration.name, tsc_khz=tsc_khz)
+    snapshots = TemplateSnapshots(config.home, vmm=vmm(instance=_PREPARING), agent=AGENT, uid=uid)
+    return Workshop(vmm, acceleration, catalog, snapshots, config.policy().sizes)
+
+
+async def open_node(config: Config) -> tuple[Host, Supervisor]:
+    """Wire this host as a node. Nothing is started: that is `Supervisor.open`."""
+    workshop = await open_workshop(config)
+    log.info("acceleration", name=workshop.acceleration.name, reason=workshop.acceleration.reason)
+    instance = instance_name(config.data_dir)
+    admission = Admission(config.memory_cap_mib or _host_memory_mib(), config.machines_cap)
+    supervisor = Supervisor(
+        Facilities(
+            vmm=workshop.vmm(instance=instance), cgroups=CgroupTree(instance), machines=config.data_dir / "machines"
+        ),
+        workshop.catalog,
+        workshop.snapshots,
+        admission,
+        UidRange(config.uid_first, config.uid_count - 1),
+        Pool({PoolKey(template, size): count for (template, size), count in config.pool_targets().items()}),
+        workshop.sizes,
+        starts_at_once=max(2, os.cpu_count() or 1),
+    )
+    host = Host(config.node_id, supervisor, workshop.catalog, workshop.snapshots, admission, workshop.sizes)
+    return host, supervisor
+
+
+def take_snapshot(home: Path, image: Image, size: str, progress: Progress) -> None:
+    """Boot, warm and save an image, for `terpd template build --size`."""
+
+    async def take() -> None:
+        workshop = await open_workshop(load(flags={"home": home}))
+        await workshop.take(image, size, progress)
+
+    asyncio.run(take())
+
+
+def drop_snapshots(home: Path, template: str) -> None:
+    """
+    Remove all snapshots of a template, for `terpd template rm`.
+
+    Raises:
+        StateConflict: A machine runs from it.
+    """
+    directory = home / "snapshots" / template
+    memories = {str(memory.stat().st_ino) for memory in directory.glob("*/memory")}
+    using = sum(not memories.isdisjoint(_mapped_inodes(process.pid)) for _, process in scan("terp-"))
+    if using:
+        raise StateConflict(f"{using} machines run from template {template}; terminate their sandboxes first")
+    artifact.remove(directory)
+
+
+def instance_name(data_dir: Path) -> str:
+    """Name a data directory's machines on the host: 8 hexadecimal digits, the same after a restart."""
+    return hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:8]
+
+
+async def _accelerate(home: Path, catalog: Catalog, root: JailRoot, uid: int) -> Acceleration:
+    """Probe with the kernel of a template; where none is built yet there is nothing to run, and nothing to try."""
+    image = next(iter(catalog.list()), None)
+    if image is None:
+        return Acceleration("tcg", "no template is built yet, so no kernel to try KVM with")
+    initrd = ensure_initrd(home, image.kernel, AGENT)
+    return await probe(home, Trial(root, LAUNCHER, image.kernel.vmlinux, initrd, uid))
+
+
+def _mapped_inodes(pid: int) -> set[str]:
+    """Inodes of all files a process has mapped (proc(5), /proc/PID/maps, fifth field); none when it is gone."""
+    try:
+        return {line.split()[4] for line in Path(f"/proc/{pid}/maps").read_text().splitlines()}
+    except OSError:
+        return set()
+
+
+def _host_memory_mib() -> int:
+    """Four fifths of the host's memory: the rest is the daemon's, the page cache's and the operator's."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 4 // 5 >> 20

@@ -1,0 +1,131 @@
+"""
+The server's life: lock the data directory, open store and node, adopt what runs, serve, and let go in order.
+
+    lock ─► store (migrated) ─► node opened (adopts, reaps) ─► reconciled ─► serving ─► ready line
+    SIGTERM ─► no new requests ─► creates drained ─► [--dev: all sandboxes terminated] ─► node closed ─► store closed
+
+Sandboxes that run are left running unless `--dev`; the next start adopts them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from terpd.api.app import create_app
+from terpd.control.keys import SCOPES
+from terpd.control.services import Services
+from terpd.daemon.config import Config
+from terpd.daemon.node import open_node
+from terpd.model.errors import Unavailable
+from terpd.model.sandbox import EndReason, Status
+from terpd.store import open_sqlite
+
+log = structlog.get_logger()
+
+_GRACE_S = 5  # for requests under way when the server stops; streams are cut then
+_DEV_KEY_LIFETIME = dt.timedelta(days=30)
+
+
+async def serve(config: Config, *, dev: bool) -> None:
+    """
+    Serve until SIGTERM or SIGINT.
+
+    Args:
+        dev: Create a key at start and print it in the ready line; terminate every sandbox at the end.
+
+    Raises:
+        TerpError: The data directory is in use, or store or node cannot be opened.
+        OSError: The address cannot be bound.
+    """
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    config.data_dir.chmod(0o711)  # monitors, each an unprivileged uid, pass through to their own disk
+    with _only_one(config.data_dir), _listen(config.host, config.port) as sock:
+        store = await open_sqlite(config.database)
+        try:
+            host, supervisor = await open_node(config)
+            await supervisor.open()
+            try:
+                services = Services(store, host, config.policy())
+                async with services.running():
+                    await _answer(services, sock, config, dev=dev)
+                if dev:
+                    await _terminate_all(services)
+            finally:
+                await supervisor.close(stop_machines=dev)
+        finally:
+            await store.close()
+
+
+class _Server(uvicorn.Server):
+    """Prints the ready line once it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, ready: dict[str, str]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(json.dumps(self._ready, separators=(",", ":")), flush=True)  # noqa: T201  the contract with scripts
+
+
+async def _answer(services: Services, sock: socket.socket, config: Config, *, dev: bool) -> None:
+    port = sock.getsockname()[1]
+    shown = f"[{config.host}]" if ":" in config.host else config.host
+    ready = {"event": "ready", "url": f"http://{shown}:{port}"}
+    if dev:
+        secret, _ = await services.keys.create(tenant="default", name="dev", scopes=SCOPES, lifetime=_DEV_KEY_LIFETIME)
+        ready["api_key"] = secret
+    settings = uvicorn.Config(
+        create_app(services),
+        loop="none",  # runs in ours
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    await _Server(settings, ready).serve(sockets=[sock])
+
+
+async def _terminate_all(services: Services) -> None:
+    """Record that the server took its sandboxes with it; the machines go when the node closes."""
+    for sandbox in await services.store.live_sandboxes(services.node.node_id):
+        now = dt.datetime.now(dt.UTC)
+        await services.store.set_status(sandbox.id, Status.TERMINATED, at=now, reason=EndReason.SHUTDOWN)
+
+
+@contextlib.contextmanager
+def _only_one(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory. Two servers on one would reap each other's machines."""
+    fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise Unavailable(f"Another terpd serves this data directory; stop it or name another: {data_dir}") from None
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    """Bind before anything is opened, so that a taken port fails at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        yield sock
