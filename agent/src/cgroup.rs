@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,9 @@ struct Idle {
 pub(crate) struct Group {
     path: PathBuf,
     directory: OwnedFd,
+    /// It was killed once. Linux (seen on 6.12.95 and 6.18.44) also kills whatever is cloned into such a cgroup
+    /// later, since the cloner's own cgroup counts fewer kills: it cannot be used again.
+    spent: AtomicBool,
 }
 
 impl Cgroups {
@@ -80,7 +83,7 @@ impl Cgroups {
         for group in std::mem::take(&mut idle.inhabited) {
             if group.is_inhabited() {
                 idle.inhabited.push(group);
-            } else if idle.spare.len() < SPARE {
+            } else if idle.spare.len() < SPARE && !group.spent.load(Ordering::Relaxed) {
                 idle.spare.push(group);
             } else {
                 let _ = fs::remove_dir(&group.path);
@@ -132,7 +135,7 @@ impl Group {
     fn open(path: PathBuf) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(&path, flags, Mode::empty())?;
-        Ok(Self { path, directory })
+        Ok(Self { path, directory, spent: AtomicBool::new(false) })
     }
 
     /// What `CLONE_INTO_CGROUP` takes.
@@ -142,7 +145,13 @@ impl Group {
 
     /// Kills every process in it, forks in flight included.
     pub(crate) fn kill(&self) -> io::Result<()> {
+        self.spend();
         fs::write(self.path.join("cgroup.kill"), "1")
+    }
+
+    /// Keeps it from being used again.
+    pub(crate) fn spend(&self) {
+        self.spent.store(true, Ordering::Relaxed);
     }
 
     fn is_inhabited(&self) -> bool {

@@ -391,6 +391,10 @@ impl Exec {
         let exit_code = status.exit_status().unwrap_or(128 + signal);
         let oom_killed =
             exit_code != 0 && state.group.as_ref().is_some_and(|group| group.oom_kills() > state.oom_kills);
+        if let (libc::SIGKILL, Some(group)) = (signal, &state.group) {
+            // Perhaps a user killed the cgroup, theirs to write: as bad for its next user as when we do it.
+            group.spend();
+        }
         let exited = ExecExited {
             exit_code,
             signal: signal.unsigned_abs(),
