@@ -17,7 +17,11 @@ class FakeClock:
         return self._now
 
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
-        """Return when *event* is set or `advance` has reached the time."""
+        """Return when *event* is set or `advance` has reached the time. A short sleep passes by itself."""
+        if seconds < 0.1:
+            self.advance(seconds)
+            await asyncio.sleep(0)
+            return
         rung = asyncio.Event()
         entry = (self._now + dt.timedelta(seconds=seconds), rung)
         self._sleepers.append(entry)

@@ -116,12 +116,18 @@ class BodyLimit:
             return message
 
         async def unless_exceeded(message: Message) -> None:
-            # The framework may have turned our error into one of its own.
-            if received > self._limit:
-                raise self._too_large()
-            await send(message)
+            # The framework makes an answer of its own of our error: that one is not sent.
+            if received <= self._limit:
+                await send(message)
 
-        await self._app(scope, counted, unless_exceeded)
+        try:
+            await self._app(scope, counted, unless_exceeded)
+        except Exception as error:
+            if received > self._limit:
+                raise self._too_large() from error
+            raise
+        if received > self._limit:
+            raise self._too_large()
 
     def _too_large(self) -> TooLarge:
         return TooLarge(

@@ -1,0 +1,107 @@
+"""Every route has a case here; one without fails the first test."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+from support.api import RunningApi
+
+from terpd.api.app import describe_app
+from terpd.api.auth import OPEN_PATHS
+
+SBX = "/v1/sandboxes/sbx_01JG0000000000000000000000"
+
+# Route → (path to call, scope it needs)
+CASES = {
+    "GET /v1/sandboxes/limits": ("/v1/sandboxes/limits", "sandboxes:read"),
+    "GET /v1/templates": ("/v1/templates", "sandboxes:read"),
+    "POST /v1/sandboxes": ("/v1/sandboxes", "sandboxes:write"),
+    "GET /v1/sandboxes": ("/v1/sandboxes", "sandboxes:read"),
+    "GET /v1/sandboxes/{sandbox_id}": (SBX, "sandboxes:read"),
+    "DELETE /v1/sandboxes/{sandbox_id}": (SBX, "sandboxes:write"),
+    "POST /v1/sandboxes/{sandbox_id}/timeout": (f"{SBX}/timeout", "sandboxes:write"),
+    "POST /v1/sandboxes/{sandbox_id}/exec": (f"{SBX}/exec", "sandboxes:write"),
+    "GET /v1/sandboxes/{sandbox_id}/files": (f"{SBX}/files?path=/a", "sandboxes:read"),
+    "POST /v1/sandboxes/{sandbox_id}/files": (f"{SBX}/files", "sandboxes:write"),
+    "DELETE /v1/sandboxes/{sandbox_id}/files": (f"{SBX}/files?path=/tmp/a", "sandboxes:write"),
+    "POST /v1/sandboxes/{sandbox_id}/files/batch": (f"{SBX}/files/batch", "sandboxes:write"),
+    "POST /v1/sandboxes/{sandbox_id}/files/mkdir": (f"{SBX}/files/mkdir", "sandboxes:write"),
+    "POST /v1/sandboxes/{sandbox_id}/files/move": (f"{SBX}/files/move", "sandboxes:write"),
+    "GET /v1/sandboxes/{sandbox_id}/files/stat": (f"{SBX}/files/stat?path=/a", "sandboxes:read"),
+    "GET /v1/sandboxes/{sandbox_id}/files/content": (f"{SBX}/files/content?path=/a", "sandboxes:read"),
+    "PUT /v1/sandboxes/{sandbox_id}/files/content": (f"{SBX}/files/content?path=/tmp/a", "sandboxes:write"),
+    "GET /metrics": ("/metrics", "metrics:read"),
+}
+
+# What a body must hold to get past its check; the scope is checked with a right one too.
+BODIES = {
+    "POST /v1/sandboxes": {"template": "python-3.12"},
+    "POST /v1/sandboxes/{sandbox_id}/timeout": {"timeout_seconds": 60},
+    "POST /v1/sandboxes/{sandbox_id}/exec": {"command": "true"},
+    "POST /v1/sandboxes/{sandbox_id}/files": {"path": "/tmp/a", "content": ""},
+    "POST /v1/sandboxes/{sandbox_id}/files/batch": {"files": []},
+    "POST /v1/sandboxes/{sandbox_id}/files/mkdir": {"path": "/tmp/a"},
+    "POST /v1/sandboxes/{sandbox_id}/files/move": {"source": "/tmp/a", "destination": "/tmp/b"},
+}
+
+ALL_SCOPES = {"sandboxes:read", "sandboxes:write", "metrics:read"}
+
+
+def test_every_route_has_a_case() -> None:
+    """A new route is closed, and its scope is written down."""
+    described = describe_app().openapi()["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in described.items() for method in methods}
+    opened = {f"GET {path}" for path in OPEN_PATHS}
+    assert routes - opened == set(CASES)
+
+
+@pytest.mark.parametrize("route", CASES)
+async def test_no_key_no_answer(api: RunningApi, route: str) -> None:
+    """Without a key, with a wrong kind of credential and with an unknown key the answer is 401."""
+    path, _ = CASES[route]
+    method = route.split(maxsplit=1)[0]
+    for header in ({"authorization": ""}, {"authorization": "Basic eDp5"}, {"authorization": "Bearer terp_unknown"}):
+        answer = await api.client.request(method, path, headers=header)
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("route", CASES)
+async def test_scope_is_needed(api: RunningApi, route: str) -> None:
+    """All other scopes together do not do; the right one alone does."""
+    path, scope = CASES[route]
+    method = route.split(maxsplit=1)[0]
+    for scopes, forbidden in ((ALL_SCOPES - {scope}, True), ({scope}, False)):
+        headers = {"authorization": f"Bearer {await api.key(scopes=scopes)}"}
+        answer = await api.client.request(method, path, headers=headers, json=BODIES.get(route))
+        assert (answer.status_code == 403) is forbidden, answer.text
+
+
+@pytest.mark.parametrize("route", [route for route in CASES if "{sandbox_id}" in route])
+async def test_another_tenants_sandbox_does_not_exist(api: RunningApi, route: str) -> None:
+    """Any call on it is 404, as on an id that never was."""
+    sandbox_id = await api.create()
+    path = CASES[route][0].replace("sbx_01JG0000000000000000000000", sandbox_id)
+    headers = {"authorization": f"Bearer {await api.key(tenant='other')}"}
+    answer = await api.client.request(route.split(maxsplit=1)[0], path, headers=headers, json=BODIES.get(route))
+    assert (answer.status_code, answer.json()["code"]) == (404, "sandbox_not_found")
+    assert sandbox_id in api.node.machines
+
+
+async def test_revoked_and_expired_keys_are_refused(api: RunningApi) -> None:
+    """Revocation takes effect with the next request."""
+    secret, key = await api.services.keys.create(tenant="acme", name="x")
+    headers = {"authorization": f"Bearer {secret}"}
+    assert (await api.client.get("/v1/sandboxes", headers=headers)).status_code == 200
+    await api.services.keys.revoke(key.id)
+    assert (await api.client.get("/v1/sandboxes", headers=headers)).status_code == 401
+    brief = await api.key(lifetime=dt.timedelta(microseconds=1))
+    answer = await api.client.get("/v1/sandboxes", headers={"authorization": f"Bearer {brief}"})
+    assert answer.status_code == 401
+
+
+async def test_health_needs_no_key(api: RunningApi) -> None:
+    """Whoever watches the server has none."""
+    for path in sorted(OPEN_PATHS):
+        assert (await api.client.get(path, headers={"authorization": ""})).status_code == 200
