@@ -9,11 +9,13 @@ Sandboxes that run are left running unless `--dev`; the next start adopts them.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
 import fcntl
 import json
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +49,10 @@ async def serve(config: Config, *, dev: bool) -> None:
         TerpError: The data directory is in use, or store or node cannot be opened.
         OSError: The address cannot be bound.
     """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # For all of the server's life: also a signal that comes while it opens or closes ends it in order.
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     config.data_dir.mkdir(parents=True, exist_ok=True)
     config.data_dir.chmod(0o711)  # monitors, each an unprivileged uid, pass through to their own disk
     with _only_one(config.data_dir), _listen(config.host, config.port) as sock:
@@ -57,7 +63,7 @@ async def serve(config: Config, *, dev: bool) -> None:
             try:
                 services = Services(store, host, config.policy())
                 async with services.running():
-                    await _answer(services, sock, config, dev=dev)
+                    await _answer(services, sock, config, stop, dev=dev)
                 if dev:
                     await _terminate_all(services)
             finally:
@@ -73,12 +79,17 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._ready = ready
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `serve`: uvicorn would send itself the signal again, and die of it before all is closed."""
+        yield
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         print(json.dumps(self._ready, separators=(",", ":")), flush=True)  # noqa: T201  the contract with scripts
 
 
-async def _answer(services: Services, sock: socket.socket, config: Config, *, dev: bool) -> None:
+async def _answer(services: Services, sock: socket.socket, config: Config, stop: asyncio.Event, *, dev: bool) -> None:
     port = sock.getsockname()[1]
     shown = f"[{config.host}]" if ":" in config.host else config.host
     ready = {"event": "ready", "url": f"http://{shown}:{port}"}
@@ -96,7 +107,17 @@ async def _answer(services: Services, sock: socket.socket, config: Config, *, de
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
     )
-    await _Server(settings, ready).serve(sockets=[sock])
+    server = _Server(settings, ready)
+
+    async def stop_serving() -> None:
+        await stop.wait()
+        server.should_exit = True
+
+    stopping = asyncio.create_task(stop_serving())
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        stopping.cancel()
 
 
 async def _terminate_all(services: Services) -> None:
