@@ -67,6 +67,8 @@ class Qmp:
     async def event(self, name: str, *, timeout_s: float) -> None:
         """Wait until the event *name* has come at least once on this connection."""
         event = self._events.setdefault(name, asyncio.Event())
+        if self._failure is not None:
+            raise self._failure
         try:
             await asyncio.wait_for(event.wait(), timeout_s)
         except TimeoutError:
