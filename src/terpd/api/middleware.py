@@ -102,9 +102,8 @@ class BodyLimit:
         if scope["type"] != "http" or (scope["method"] == "PUT" and _STREAMED.fullmatch(scope["path"])):
             await self._app(scope, receive, send)
             return
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > self._limit:
-                raise self._too_large()
+        if _announced(scope) > self._limit:
+            raise self._too_large()
         received = 0
 
         async def counted() -> Message:
@@ -134,6 +133,11 @@ class BodyLimit:
             f"The body may have {self._limit} bytes at most; send large files through files/content",
             fields={"limit": self._limit},
         )
+
+
+def _announced(scope: Scope) -> int:
+    """The body's length in bytes as the client gives it, 0 when it does not."""
+    return max((int(v) for name, v in scope["headers"] if name == b"content-length" and v.isdigit()), default=0)
 
 
 def _request_id(scope: Scope) -> str:
