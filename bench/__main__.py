@@ -17,10 +17,14 @@ from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
-from terpd.daemon.config import load
 
 from bench.measure import Bench, Row
-from terpd.daemon.node import open_workshop
+from bench.raw_channel import CONSOLE_SET
+from terpd.daemon.config import load
+from terpd.daemon.node import AGENT, open_workshop
+from terpd.node.template.initrd import ensure_initrd
+from terpd.node.vmm.qemu import Boot, kernel_arguments
+from terpd.node.vmm.tsc import host_khz
 
 
 def show(rows: Sequence[Row]) -> None:
@@ -41,9 +45,17 @@ def show(rows: Sequence[Row]) -> None:
 
 
 async def run(template: str, rounds: int) -> list[Row]:
-    workshop = await open_workshop(load())
+    config = load()
+    workshop = await open_workshop(config)
     snapshot = await workshop.snapshot(template, "small")
-    return await Bench(snapshot, workshop.acceleration.name, template, rounds).run()
+    accel = workshop.acceleration.name
+    boot = Boot(
+        kernel=str(snapshot.image.kernel.vmlinux),
+        initrd=str(ensure_initrd(config.home, snapshot.image.kernel, AGENT)),
+        cmdline=kernel_arguments(accel, host_khz(config.home)),
+        console_set=CONSOLE_SET,
+    )
+    return await Bench(snapshot, accel, boot, template, rounds).run()
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from bench.server import Server, server
 from terpd.model.guest import ExecExited, ExecRequest
 from terpd.model.ids import new_exec_id
 from terpd.node.snapshot.template import TemplateSnapshot
+from terpd.node.vmm.qemu import Boot
 
 FILE_MIB = 64
 CREATES = 20
@@ -60,12 +61,14 @@ class Bench:
     """
     Args:
         accel: Value of -accel, for the bare clones.
+        boot: How the template boots, for the raw channel.
         rounds: Pairs of floor and subject for each ratio of times.
     """
 
-    def __init__(self, snapshot: TemplateSnapshot, accel: str, template: str, rounds: int) -> None:
+    def __init__(self, snapshot: TemplateSnapshot, accel: str, boot: Boot, template: str, rounds: int) -> None:
         self._snapshot = snapshot
         self._accel = accel
+        self._boot = boot
         self._template = template
         self._rounds = rounds
 
@@ -187,7 +190,7 @@ class Bench:
         return at_most(1.2, "idle memory per sandbox, daemon's share included ÷ bare clone", values, floors, "MiB")
 
     async def _files(self, client: AsyncTerp) -> list[Row]:
-        raw = await raw_channel.measure(self._snapshot, self._accel, FILE_MIB)
+        raw = await raw_channel.measure(self._snapshot, self._accel, self._boot, FILE_MIB)
         sandbox = await self._new(client)
         data = bytes(FILE_MIB << 20)
         await sandbox.files.write("/tmp/warm", data[: 1 << 20])

@@ -23,6 +23,7 @@ from terpd.node.vmm import sockets
 from terpd.node.vmm.qemu import Boot, command_line
 
 _CHUNK = bytes(64 * 1024)
+CONSOLE_SET = 2  # fdset of the console, as the boot names it
 _PORT = "/dev/vport0p2"
 
 
@@ -34,7 +35,7 @@ class RawChannel:
     from_guest_mib_s: float
 
 
-async def measure(snapshot: TemplateSnapshot, accel: str, cmdline: str, initrd: Path, mib: int) -> RawChannel:
+async def measure(snapshot: TemplateSnapshot, accel: str, boot: Boot, mib: int) -> RawChannel:
     """Boot *snapshot*'s image and pump *mib* MiB each way."""
     with tempfile.TemporaryDirectory(prefix="terp-bench-") as name:
         directory = Path(name)
@@ -42,7 +43,7 @@ async def measure(snapshot: TemplateSnapshot, accel: str, cmdline: str, initrd: 
         overlay.create_on_root(directory / "disk.qcow2", snapshot.image.disk_bytes)
         with (directory / "memory").open("wb") as memory:
             memory.truncate(snapshot.hardware.memory_mib << 20)
-        console = os.open(os.devnull, os.O_WRONLY)
+        console = os.open(directory / "console.log", os.O_WRONLY | os.O_CREAT)
         with (
             sockets.listen(directory / "qmp.sock") as qmp,
             sockets.listen(directory / "agent.sock") as agent,
@@ -54,8 +55,8 @@ async def measure(snapshot: TemplateSnapshot, accel: str, cmdline: str, initrd: 
                 accel=accel,
                 qmp_fd=qmp.fileno(),
                 agent_fd=agent.fileno(),
-                descriptors={2: console},
-                boot=Boot(str(snapshot.image.kernel.vmlinux), str(initrd), cmdline, 2),
+                descriptors={CONSOLE_SET: console},
+                boot=boot,
             )
             argv = [a.replace("/m/", f"{directory}/").replace("max_ports=2", "max_ports=3") for a in argv]
             argv += ["-chardev", f"socket,id=r0,fd={raw.fileno()},server=on,wait=off"]

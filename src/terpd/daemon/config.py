@@ -60,6 +60,13 @@ class PoolConfig(_Frozen):
     count: Annotated[int, Field(ge=0, le=1000)]
 
 
+def default_home() -> Path:
+    """Where templates live if TERP_HOME does not say: the system's place for root, the user's own otherwise."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/terp")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "terp"
+
+
 class Config(_Frozen):
     """
     Every setting of `terpd serve`. Directories: `data_dir` holds the records and what sandboxes own, `home` the
@@ -69,7 +76,7 @@ class Config(_Frozen):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 7070
     data_dir: Path = Field(default_factory=lambda: default_home() / "data")
-    home: Path = Field(default_factory=lambda: default_home())
+    home: Path = Field(default_factory=default_home)
     region: Annotated[str, Field(pattern=_NAME)] = "local"
     region_label: str = "This server"
     node_id: Annotated[str, Field(pattern=_NAME)] = Field(default_factory=lambda: _node_id(platform.node()))
@@ -113,13 +120,6 @@ class Config(_Frozen):
     def pool_targets(self) -> dict[tuple[str, str], int]:
         """How many machines to keep warm of each (template, size)."""
         return {(entry.template, entry.size): entry.count for entry in self.pool}
-
-
-def default_home() -> Path:
-    """Where templates live if TERP_HOME does not say: the system's place for root, the user's own otherwise."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/terp")
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "terp"
 
 
 def load(

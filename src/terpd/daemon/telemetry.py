@@ -34,9 +34,7 @@ def configure_logging(*, level: str = "info", as_json: bool = True, stream: Text
             structlog.processors.JSONRenderer(),
         ]
         if as_json
-        else [
-            structlog.dev.ConsoleRenderer(colors=target.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        ]
+        else [structlog.dev.ConsoleRenderer(colors=target.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     )
     structlog.configure(
         processors=[*shared, *final],

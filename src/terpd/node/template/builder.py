@@ -65,8 +65,11 @@ def build(
             if found is not None:
                 return found
             layer = layers.ensure(chain)
+            before = Catalog(home).find(template)
             built = _make_image(chain, layer, home=home, kernel=kernel, progress=progress)
             layers.prune(layer, bases(recipes))
+            # A machine may just be starting from the one before; what is older keeps no file that is not open.
+            Catalog(home).prune(template, {before.digest} if before else ())
     except OSError as error:
         raise BuildFailed(f"Building {template} failed: {error}") from error
     return built

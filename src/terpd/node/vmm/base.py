@@ -12,7 +12,7 @@ outlived the daemon. It knows nothing of sandboxes, leases or pools.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -53,8 +53,8 @@ class BootSpec:
     memory_file: Path
     devices_file: Path  # where save() writes
     disk: Path
-    disk_backing: Mapping[str, Path] = field(default_factory=dict)  # name in the qcow2 header → file
-    console_log: Path | None = None
+    disk_backing: Mapping[str, Path]  # name in the qcow2 header → file
+    console_log: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class RestoreSpec:
     memory_file: Path
     devices_file: Path
     disk: Path
-    disk_backing: Mapping[str, Path] = field(default_factory=dict)
+    disk_backing: Mapping[str, Path]
 
 
 class RunningVm(Protocol):

@@ -106,6 +106,15 @@ def command_line(
     return argv
 
 
+def kernel_arguments(accel: str, tsc_khz: int) -> str:
+    """Return what the guest's kernel is told at a cold boot; pure. Reasons: docs/adr/0002-machine.md."""
+    arguments = "console=ttyS0 quiet panic=-1 random.trust_cpu=on"
+    if accel == "kvm":
+        return arguments
+    # lpj is loops_per_jiffy at 250 Hz, the tick of Debian's kernels.
+    return f"{arguments} tsc=reliable tsc_early_khz={tsc_khz} lpj={tsc_khz * 1000 // 250} no_timer_check"
+
+
 class QemuVm:
     """A machine that runs. One QMP connection; QEMU accepts one at a time."""
 
@@ -164,15 +173,10 @@ class Qemu:
         }
 
     async def boot(self, spec: BootSpec) -> QemuVm:
-        khz = self._tsc_khz
-        # loops_per_jiffy at 250 Hz, the tick of Debian's kernels.
-        timing = (
-            "" if self._accel == "kvm" else f" tsc=reliable tsc_early_khz={khz} lpj={khz * 1000 // 250} no_timer_check"
-        )
         boot = Boot(
             kernel=f"{_MOUNT}/kernel",
             initrd=f"{_MOUNT}/initrd",
-            cmdline=f"console=ttyS0 quiet panic=-1 random.trust_cpu=on{timing}",
+            cmdline=kernel_arguments(self._accel, self._tsc_khz),
             console_set=_CONSOLE_SET,
         )
         binds = [
@@ -183,7 +187,7 @@ class Qemu:
         ]
         with contextlib.ExitStack() as stack:
             state = _open(stack, spec.devices_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            console = _open(stack, spec.console_log or Path(os.devnull), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            console = _open(stack, spec.console_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             descriptors = {_STATE_SET: state, _CONSOLE_SET: console}
             return await self._start(spec.placement, spec.hardware, binds, spec.disk_backing, descriptors, boot)
 

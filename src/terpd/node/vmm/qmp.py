@@ -18,6 +18,7 @@ from typing import Any
 from terpd.node.vmm.base import VmmFailed
 
 MAX_LINE_BYTES = 256 * 1024
+_MAX_EVENTS = 64  # different names; QEMU 10 has about as many in all its uses together
 
 
 class Qmp:
@@ -93,7 +94,8 @@ class Qmp:
 
     def _take(self, message: dict[str, Any]) -> None:
         if "event" in message:
-            self._events.setdefault(str(message["event"])[:64], asyncio.Event()).set()
+            if len(self._events) < _MAX_EVENTS:
+                self._events.setdefault(str(message["event"])[:64], asyncio.Event()).set()
             return
         if "QMP" in message or not self._pending:  # the greeting
             return
