@@ -103,3 +103,54 @@ impl Outlet {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame::MAGIC;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    const PREFACE: [u8; PREFACE_BYTES] = {
+        let mut preface = [7; PREFACE_BYTES];
+        preface.first_chunk_mut::<16>().unwrap().copy_from_slice(&MAGIC);
+        preface
+    };
+
+    /// A writer that waits for a host that does not read leaves when a new session begins, and what it still
+    /// had does not follow the new preface.
+    #[test]
+    fn a_new_session_drops_waiting_writers() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let connection: Arc<OwnedFd> = Arc::new(ours.into());
+        let outlet = Arc::new(Outlet::new().unwrap());
+        outlet.begin(1, connection.clone(), &[1; PREFACE_BYTES]).unwrap();
+        let writers: Vec<_> = (0..3)
+            .map(|_| {
+                let outlet = outlet.clone();
+                std::thread::spawn(move || while outlet.send(1, &[0xAA; 50_000]).is_ok() {})
+            })
+            .collect();
+        let successor = {
+            let outlet = outlet.clone();
+            std::thread::spawn(move || {
+                outlet.begin(2, connection, &PREFACE).unwrap();
+                outlet.send(2, b"new").unwrap();
+            })
+        };
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        let mut seen = Vec::new();
+        let mut buffer = [0; 65_536];
+        while !seen.ends_with(b"new") {
+            let count = theirs.read(&mut buffer).unwrap();
+            seen.extend_from_slice(&buffer[..count]);
+        }
+        successor.join().unwrap();
+        let preface = seen.windows(PREFACE_BYTES).position(|window| window == PREFACE).unwrap();
+        assert_eq!(&seen[preface + PREFACE_BYTES..], b"new");
+        assert_eq!(outlet.send(1, b"old"), Err(SessionOver));
+    }
+}
