@@ -199,6 +199,26 @@ def test_program_never_runs_untold(room: Path) -> None:
     eventually(lambda: not _processes_of(_UID), what="the program is gone")
 
 
+async def test_launcher_killed_after_telling(room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher that dies after it told the pid, however that happens, takes the program with it."""
+    launcher = tmp_path / "launcher"
+    launcher.write_text("#!/bin/sh\nsleep infinity <&- >&- 2>&- &\necho $!\nkill -9 $$\n")
+    launcher.chmod(0o755)
+    told: list[int] = []
+    end = Process.kill
+
+    def recorded(process: Process) -> None:
+        told.append(process.pid)
+        end(process)
+
+    monkeypatch.setattr(Process, "kill", recorded)
+    with pytest.raises(LaunchFailed, match="ended with -9"):
+        await launch(_spec(room, "stay"), launcher=launcher)
+
+    (pid,) = told
+    eventually(lambda: not Path(f"/proc/{pid}").exists() or not Process.of(pid).alive(), what="the program is gone")
+
+
 def test_without_root(room: Path) -> None:
     """A user's launcher makes the same room under the user's own uid."""
     read, write = os.pipe()

@@ -114,6 +114,7 @@ async def launch(spec: JailSpec, *, launcher: Path) -> int:
                 raise LaunchFailed(f"the launcher did not finish within {_TIMEOUT_S:.0f} s") from error
             raise
         if status != 0:
+            _end(told)  # told and then killed, by the kernel for want of memory or by an operator
             said = (complaint.read(_MAX_REPORT_BYTES) or b"").decode(errors="replace").strip()
             raise LaunchFailed(said or f"the launcher ended with {status}")
         pid = int(told.read(_MAX_REPORT_BYTES))
@@ -196,6 +197,11 @@ def _abandon(pid: int, told: io.FileIO) -> None:
     """Kill the launcher, and the program if its pid was printed: otherwise it ends by itself."""
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+    _end(told)
+
+
+def _end(told: io.FileIO) -> None:
+    """Kill the program that a dead launcher had told of, if it had."""
     if printed := told.read(_MAX_REPORT_BYTES):
         with contextlib.suppress(ValueError, ProcessLookupError):
             Process.of(int(printed)).kill()
