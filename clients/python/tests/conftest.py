@@ -136,6 +136,9 @@ class Peer:
         data = json.dumps(body).encode()
         self.send(f"HTTP/1.1 {status}\r\ncontent-length: {len(data)}\r\n\r\n".encode() + data)
 
+    def close(self) -> None:
+        self._file.close()
+
     def left(self) -> bool:
         """Wait until the client closes the connection; False when it sends something instead."""
         with contextlib.suppress(ConnectionError):
@@ -195,10 +198,13 @@ class WireServer(Frames):
     def _play(self, connection: socket.socket) -> None:
         with connection:
             connection.settimeout(30)
+            peer = Peer(connection)
             try:
-                self._scripts.pop(0)(Peer(connection))
+                self._scripts.pop(0)(peer)
             except BaseException as error:  # noqa: BLE001 - for join() to raise
                 self._failures.append(error)
+            finally:
+                peer.close()
 
 
 @pytest.fixture

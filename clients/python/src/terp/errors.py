@@ -264,7 +264,7 @@ class PartialWrite(TerpError):
 
     def __init__(self, failed: Mapping[str, TerpError]) -> None:
         path, first = next(iter(failed.items()))
-        super().__init__(f"{len(failed)} of the files were not written, the first of them {path}: {first.detail}")
+        super().__init__(f"Files not written: {len(failed)}. The first, {path}: {first.detail}")
         self.failed = dict(failed)
 
     def __reduce__(self) -> tuple[type[PartialWrite], tuple[dict[str, TerpError]]]:

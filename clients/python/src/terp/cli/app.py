@@ -6,10 +6,10 @@ import sys
 
 import typer
 
-from terp import ConnectionFailed, TerpError, Unauthenticated
+from terp import TerpError
 from terp.cli import commands, sandboxes, transfer
 from terp.cli.interrupts import interrupts
-from terp.cli.terminal import complain
+from terp.cli.terminal import complain, told
 
 app = typer.Typer(
     name="terp",
@@ -45,21 +45,8 @@ def run() -> None:
     try:
         app()
     except TerpError as error:
-        complain(_told(error))
+        complain(told(error))
         sys.exit(1)
-    except BrokenPipeError:
-        raise
     except OSError as error:  # of a local file; the SDK raises none
         complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         sys.exit(1)
-
-
-def _told(error: TerpError) -> str:
-    """What happened and what to do, in one line; the request id is what the server's operator can search for."""
-    todo = ""
-    if isinstance(error, Unauthenticated) and error.status is not None:
-        todo = ". Check TERP_API_KEY; on the server, `terpd key create` makes a new key"
-    elif isinstance(error, ConnectionFailed) and not error.sent:
-        todo = " Check TERP_BASE_URL"
-    trace = f", request {error.request_id}" if error.request_id else ""
-    return f"{error.detail}{todo} [{error.code}{trace}]"

@@ -15,7 +15,7 @@ import typer
 from terp import ExecKilled, ExecTimeout, Exited, Sandbox, Stderr, Stdout, TerpError
 from terp.cli import options
 from terp.cli.interrupts import Interrupted, interrupts
-from terp.cli.terminal import complain, write
+from terp.cli.terminal import complain, told, write
 
 TIMED_OUT = 124  # as timeout(1)
 LEASE_MARGIN_S = 30  # for the upload: the script's own timeout must strike first, for it is the better message
@@ -123,7 +123,7 @@ def _terminate(sandbox: Sandbox) -> None:
     try:
         sandbox.terminate()
     except TerpError as error:
-        complain(f"{sandbox.id} was not terminated and ends at {sandbox.expires_at:%H:%M:%S} UTC: {error.detail}")
+        complain(f"{sandbox.id} was not terminated and ends at {sandbox.expires_at:%H:%M:%S} UTC: {told(error)}")
 
 
 def _pass_through(
@@ -145,9 +145,9 @@ def _pass_through(
             elif isinstance(event, Exited):
                 code = event.exit_code
     except ExecTimeout as error:
-        complain(f"{error.detail} [{error.code}]")
+        complain(told(error))
         return TIMED_OUT
     except ExecKilled as error:
-        complain(f"{error.detail} [{error.code}]")
+        complain(told(error))
         return 128 + (error.signal or 0)
     return code

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 FAILED = 1
-BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
 
 def main() -> None:
@@ -22,12 +20,7 @@ def main() -> None:
             raise
         print("terp: the command line needs an extra, install it with: pip install 'terp[cli]'", file=sys.stderr)  # noqa: T201
         sys.exit(FAILED)
-    try:
-        run()
-    except BrokenPipeError:
-        # Whoever read our output has gone; without this the interpreter complains once more while it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(BROKEN_PIPE)
+    run()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import typer
 
 from terp import Sandbox, SandboxInfo, TerpError
 from terp.cli import options
-from terp.cli.terminal import complain, tell, tell_json, tell_table
+from terp.cli.terminal import complain, tell, tell_json, tell_table, told
 
 LIVE = ("starting", "running")
 
@@ -91,7 +91,7 @@ def _terminated(sandbox_id: str) -> bool:
     try:
         Sandbox.get(sandbox_id).terminate()
     except TerpError as error:
-        complain(f"{sandbox_id}: {error.detail} [{error.code}]")
+        complain(f"{sandbox_id}: {told(error)}")
         return False
     tell(sandbox_id)
     return True

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import IO
 
-from terp import SandboxInfo
+from terp import ConnectionFailed, SandboxInfo, TerpError, Unauthenticated
 
 
 def complain(message: str) -> None:
@@ -46,6 +46,17 @@ def tell_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def told(error: TerpError) -> str:
+    """What happened and what to do, in one line; the request id is what the server's operator can search for."""
+    todo = ""
+    if isinstance(error, Unauthenticated) and error.status is not None:
+        todo = ". Check TERP_API_KEY; on the server, `terpd key create` makes a new key"
+    elif isinstance(error, ConnectionFailed) and not error.sent:
+        todo = " Check TERP_BASE_URL"
+    trace = f", request {error.request_id}" if error.request_id else ""
+    return f"{error.detail}{todo} [{error.code}{trace}]"
 
 
 def _object(info: SandboxInfo) -> dict[str, object]:

@@ -217,7 +217,7 @@ def _time(value: str) -> dt.datetime:
     at = dt.datetime.fromisoformat(value.replace("Z", "+00:00"))
     if at.tzinfo is None:
         raise ValueError(f"a time without a zone: {value}")
-    return at.astimezone(dt.UTC)
+    return at.astimezone(dt.timezone.utc)
 
 
 def _seconds(value: object) -> float | None:

@@ -1,0 +1,360 @@
+"""The command line as its users meet it: a process with arguments, streams, signals and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("typer")
+
+from typer.testing import CliRunner
+
+from terp.cli.app import app
+
+ID = "sbx_01JG0000000000000000000000"
+
+
+class Terp:
+    """Starts `terp` against the wire server."""
+
+    def __init__(self, url: str) -> None:
+        self._env = {**os.environ, "TERP_API_KEY": "k", "TERP_BASE_URL": url, "COLUMNS": "200"}
+
+    def start(self, *args: str, **options: object) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "terp.cli.main", *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**self._env, **options.get("env", {})},
+        )
+
+    def __call__(self, *args: str, stdin: bytes = b"", **options: object) -> subprocess.CompletedProcess[bytes]:
+        process = self.start(*args, **options)
+        out, err = process.communicate(stdin, timeout=60)
+        return subprocess.CompletedProcess(args, process.returncode, out, err)
+
+
+@pytest.fixture
+def terp(wire) -> Terp:
+    return Terp(wire.url)
+
+
+@pytest.fixture
+def play(wire) -> Callable[..., list[tuple[str, bytes]]]:
+    """Serve one connection: each step is what a request's first line starts with, and the reply."""
+
+    def serve(*steps: tuple[str, object]) -> list[tuple[str, bytes]]:
+        seen: list[tuple[str, bytes]] = []
+
+        def script(peer) -> None:
+            for start, reply in steps:
+                first, body = peer.request()
+                assert first.startswith(start), first
+                seen.append((first, body))
+                if callable(reply):
+                    reply(peer)
+                else:
+                    peer.reply(reply)
+
+        wire.serve(script)
+        return seen
+
+    return serve
+
+
+@pytest.fixture
+def running(wire) -> Callable[..., Callable[[object], None]]:
+    """A reply: the event stream of a command."""
+
+    def stream(*frames: object) -> Callable[[object], None]:
+        def reply(peer) -> None:
+            peer.head()
+            peer.chunk(wire.sse(wire.started, *frames))
+            peer.end()
+
+        return reply
+
+    return stream
+
+
+def test_run_passes_everything_through(wire, terp, play, running, tmp_path: Path) -> None:
+    """Bytes as they are on both streams, arguments quoted, the exit code, and the sandbox ended."""
+    script = tmp_path / "my script.py"
+    script.write_bytes(b"print(1)")
+    frames = [wire.chunk(b"\xff\x00out"), wire.chunk(b"err", "stderr"), wire.exited(7)]
+    seen = play(
+        ("POST /v1/sandboxes ", wire.sandbox),
+        ("PUT ", {}),
+        ("POST ", running(*frames)),
+        (f"DELETE /v1/sandboxes/{ID} ", {}),
+    )
+
+    done = terp("run", "-t", "python-3.12", "-e", "A=1", "--timeout", "70", str(script), "--x", "a b")
+
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"\xff\x00out", b"err")
+    created, command = json.loads(seen[0][1]), json.loads(seen[2][1])
+    assert (created["timeout_seconds"], created["env"]) == (100, {"A": "1"})
+    assert "path=/workspace/my%20script.py&mode=493" in seen[1][0]
+    assert seen[1][1] == b"print(1)"
+    assert command["command"] == "python '/workspace/my script.py' --x 'a b'"
+    assert command["timeout_seconds"] == 70
+
+
+def test_run_reads_a_script_from_stdin_and_keeps(wire, terp, play, running) -> None:
+    """Its #! line says how to run it; with --keep the id is told and nothing is ended."""
+    seen = play(("POST ", wire.sandbox), ("PUT ", {}), ("POST ", running(wire.exited())))
+
+    done = terp("run", "--keep", "-", stdin=b"#!/bin/sh\n")
+
+    assert done.returncode == 0
+    assert ID.encode() in done.stderr
+    assert json.loads(seen[2][1])["command"] == "/workspace/stdin"
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [({"code": "exec_timeout", "message": "took 60 s"}, 124), ({"code": "exec_killed", "signal": 9}, 137)],
+)
+def test_run_ends_the_sandbox_of_a_command_that_was_ended(wire, terp, play, running, tmp_path, frame, code) -> None:
+    """As timeout(1) and a shell would report it."""
+    (tmp_path / "a.sh").write_text("true")
+    play(("POST ", wire.sandbox), ("PUT ", {}), ("POST ", running({"kind": "error", **frame})))
+    play(("DELETE ", {}))
+
+    done = terp("run", str(tmp_path / "a.sh"))
+
+    assert done.returncode == code
+    assert done.stderr.startswith(b"terp: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_ends_the_sandbox(wire, terp, play, tmp_path, number) -> None:
+    """Ctrl-C leaves nothing behind."""
+    (tmp_path / "a.py").write_text("")
+    started = wire.event()
+
+    def hang(peer) -> None:
+        peer.head()
+        peer.chunk(wire.sse(wire.started))
+        started.set()
+        assert peer.left()
+
+    play(("POST ", wire.sandbox), ("PUT ", {}), ("POST ", hang))
+    ended = play((f"DELETE /v1/sandboxes/{ID} ", {}))
+    process = terp.start("run", str(tmp_path / "a.py"))
+    assert started.wait(60)
+
+    process.send_signal(number)
+    process.communicate(timeout=60)
+
+    assert process.returncode == 128 + number
+    assert len(ended) == 1
+
+
+def test_interrupt_while_creating_waits_for_the_sandbox_and_ends_it(wire, terp, play, tmp_path) -> None:
+    """A sandbox whose id nobody learned could not be ended."""
+    (tmp_path / "a.py").write_text("")
+    asked, interrupted = wire.event(), wire.event()
+
+    def slow(peer) -> None:
+        asked.set()
+        assert interrupted.wait(60)
+        peer.reply(wire.sandbox)
+
+    seen = play(("POST /v1/sandboxes ", slow), (f"DELETE /v1/sandboxes/{ID} ", {}))
+    process = terp.start("run", str(tmp_path / "a.py"))
+    assert asked.wait(60)
+
+    process.send_signal(signal.SIGINT)
+    assert b"will be terminated" in process.stderr.readline()
+    interrupted.set()
+    process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert len(seen) == 2
+
+
+def test_exec_hands_stdin_over_and_passes_the_code_on(wire, terp, play, running) -> None:
+    """Several arguments reach the program as they are."""
+    seen = play(("GET ", wire.sandbox), ("POST ", running(wire.chunk(b"out"), wire.exited(3))))
+
+    done = terp("exec", ID, "--", "grep", "-c", "a b", stdin=b"in")
+
+    assert (done.returncode, done.stdout) == (3, b"out")
+    body = json.loads(seen[1][1])
+    assert (body["command"], body["stdin"]) == ("grep -c 'a b'", "in")
+
+
+def test_exec_takes_one_argument_for_a_shell_line(wire, terp, play, running) -> None:
+    """Pipes and variables work."""
+    seen = play(("GET ", wire.sandbox), ("POST ", running(wire.exited())))
+
+    terp("exec", ID, "ls | wc")
+
+    assert json.loads(seen[1][1])["command"] == "ls | wc"
+
+
+def test_reader_that_leaves_is_no_traceback(wire, terp, play) -> None:
+    """`terp exec … | head` ends as other programs do."""
+
+    def endless(peer) -> None:
+        peer.head()
+        with contextlib.suppress(ConnectionError):
+            while True:
+                peer.chunk(wire.sse(wire.chunk(b"x" * 60000)))
+
+    play(("GET ", wire.sandbox), ("POST ", endless))
+    with terp.start("exec", ID, "yes") as process:
+        process.stdin.close()
+        assert process.stdout.read(1) == b"x"
+        process.stdout.close()
+        err = process.stderr.read()
+
+    assert process.returncode == 1
+    assert err == b""
+
+
+def test_ls_writes_a_table_or_json(wire, terp, play) -> None:
+    """Data goes to stdout alone; ids are never cut."""
+    page, empty = {"sandboxes": [wire.sandbox]}, {"sandboxes": []}
+    play(("GET /v1/sandboxes?limit=200&status=starting", empty), ("GET /v1/sandboxes?limit=200&status=running", page))
+    play(("GET /v1/sandboxes?limit=200&metadata%5Ba%5D=b ", page))
+
+    table, listed = terp("ls"), terp("ls", "--all", "-m", "a=b", "--json")
+
+    assert ID in table.stdout.decode().splitlines()[1]
+    assert json.loads(listed.stdout)[0]["id"] == ID
+    assert (table.stderr, listed.stderr) == (b"", b"")
+
+
+def test_create_prints_the_id(wire, terp, play) -> None:
+    """For the next command of a shell script."""
+    play(("POST ", wire.sandbox))
+
+    assert terp("create").stdout.decode() == f"{ID}\n"
+
+
+def test_rm_goes_on_after_a_failure(wire, terp, play) -> None:
+    """Each id is told: the removed on stdout, the others on stderr."""
+    play(
+        ("GET ", lambda peer: peer.reply({"detail": "no \x1b such", "code": "sandbox_not_found"}, "404 Not Found")),
+        ("GET ", wire.sandbox),
+        ("DELETE ", {}),
+    )
+
+    done = terp("rm", "sbx_1", ID)
+
+    assert done.returncode == 1
+    assert done.stdout.decode() == f"{ID}\n"
+    assert done.stderr.decode() == "terp: sbx_1: no \N{REPLACEMENT CHARACTER} such [sandbox_not_found]\n"
+
+
+def test_cp_in_and_out(wire, terp, play, tmp_path) -> None:
+    """Into a directory the name is kept; out of it the file appears whole, with its mode."""
+    stat = {"exists": True, "size": 1, "modified_at": "2026-01-01T00:00:00Z"}
+    directory = {**stat, "is_dir": True, "mode": 0o755}
+    local = tmp_path / "a.csv"
+    local.write_bytes(b"a,b")
+
+    def content(peer) -> None:
+        peer.head()
+        peer.chunk(b"c,d")
+        peer.end()
+
+    sent = play(("GET ", wire.sandbox), ("GET ", directory), ("GET ", directory), ("PUT ", {}))
+    play(("GET ", wire.sandbox), ("GET ", {**stat, "is_dir": False, "mode": 0o755}), ("GET ", content))
+
+    into = terp("cp", str(local), f"{ID}:/workspace")
+    out = terp("cp", f"{ID}:/workspace/b.csv", str(tmp_path))
+
+    assert (into.returncode, out.returncode) == (0, 0), into.stderr + out.stderr
+    assert "path=/workspace/a.csv&" in sent[3][0]
+    assert sent[3][1] == b"a,b"
+    assert (tmp_path / "b.csv").read_bytes() == b"c,d"
+    assert (tmp_path / "b.csv").stat().st_mode & 0o100
+
+
+def test_broken_download_leaves_the_old_file(wire, terp, play, tmp_path) -> None:
+    """And nothing beside it."""
+    stat = {"exists": True, "is_dir": False, "mode": 420, "size": 1, "modified_at": "2026-01-01T00:00:00Z"}
+    old = tmp_path / "a"
+    old.write_text("old")
+
+    def cut(peer) -> None:
+        peer.head()
+        peer.chunk(b"half")
+
+    play(("GET ", wire.sandbox), ("GET ", stat), ("GET ", cut))
+
+    done = terp("cp", f"{ID}:/tmp/a", str(old))
+
+    assert done.returncode == 1
+    assert old.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [old]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["ls", "--nope"],
+        ["rm"],
+        ["rm", "--all", "sbx_1"],
+        ["exec", "sbx_1", "--"],
+        ["cp", "a", "b"],
+        ["create", "-m", "x"],
+        ["create", "-e", "NOT_SET_ANYWHERE"],
+    ],
+)
+def test_wrong_usage(args: list[str]) -> None:
+    """Exits with 2 before anything is sent."""
+    assert CliRunner().invoke(app, args).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "message"),
+    [
+        (["ls"], {"TERP_API_KEY": ""}, "TERP_API_KEY"),
+        (["ls"], {"TERP_BASE_URL": "nowhere"}, "must look like"),
+        (["ls"], {"TERP_BASE_URL": "http://127.0.0.1:1"}, "Check TERP_BASE_URL"),
+        (["run", "/nowhere.py"], {}, "/nowhere.py: No such file"),
+    ],
+)
+def test_failures_are_one_line(terp, args: list[str], env: dict[str, str], message: str) -> None:
+    """What happened and what to do, on stderr, with exit code 1."""
+    done = terp(*args, env=env)
+
+    assert done.returncode == 1
+    assert message in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+    assert done.stdout == b""
+
+
+@pytest.mark.parametrize("command", ["run", "exec", "create", "ls", "rm", "cp"])
+def test_help_shows_an_example(command: str) -> None:
+    """One that can be copied."""
+    assert f"Example: terp {command} " in CliRunner().invoke(app, [command, "--help"]).stdout
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+    """Not a traceback."""
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('no typer', name='typer')")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "terp.cli.main"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert done.stderr == "terp: the command line needs an extra, install it with: pip install 'terp[cli]'\n"
