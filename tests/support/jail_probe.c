@@ -146,7 +146,7 @@ int main(int argc, char **argv) {
     identity();
     files();
     ways_out(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
-    fclose(out);
     fputs("last words\n", stderr);
+    fclose(out); /* last: its end tells the reader that all is done */
     return 0;
 }
