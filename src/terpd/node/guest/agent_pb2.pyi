@@ -481,8 +481,10 @@ class ExecStart(_message.Message):
 
     Starts a command in its own session, process group and cgroup. Then as ExecAttach with offset 0.
     DATA from the host is the command's stdin when `stdin` is set; a DATA frame of length 0 closes it.
-    On timeout: SIGTERM to the group, 2 s, then cgroup.kill. When the command exits, what it left behind in its
-    process group lives on only if it moved to another session; output is drained for at most 500 ms more.
+    On timeout: SIGTERM to the group, 2 s, then cgroup.kill. When the command exits, its output is drained for at
+    most 500 ms more. 2 s later what it left behind in its process group gets SIGHUP, as when a terminal closes: it lives
+    on if it has moved to another session by then (setsid) or ignores that (nohup).
+    When the starting stream ends before the command does, its stdin is closed behind what was sent.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
