@@ -9,7 +9,7 @@ import typer
 import uvloop
 
 from terpd import __version__
-from terpd.daemon import key_command, template_command
+from terpd.daemon import doctor_command, key_command, template_command
 from terpd.daemon.config import ConfigError, load, parse_pool
 from terpd.daemon.node import drop_snapshots, take_snapshot
 from terpd.daemon.serve import serve
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(key_command.app, name="key")
 app.add_typer(template_command.create_app(take_snapshot, drop_snapshots), name="template")
+app.command("doctor")(doctor_command.doctor)
 
 
 @app.command("serve")
