@@ -143,13 +143,16 @@ fn hosts_with(before: &str, hostname: &str) -> String {
 fn replace_text(path: &str, text: &[u8]) -> Result<(), Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let open = || rustix::fs::open(path, flags, Mode::from_raw_mode(0o644));
-    let is_regular =
-        |file: &OwnedFd| rustix::fs::fstat(file).is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_file());
-    let file = match open() {
-        Ok(file) if is_regular(&file) => file,
-        Ok(_) | Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => {
+    let size_of = |file: &OwnedFd| {
+        let found = rustix::fs::fstat(file)?;
+        Ok(FileType::from_raw_mode(found.st_mode).is_file().then_some(found.st_size))
+    };
+    let opened = open().and_then(|file| size_of(&file).map(|size| (file, size)));
+    let (file, size) = match opened {
+        Ok((file, Some(size))) => (file, size),
+        Ok((_, None)) | Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => {
             rustix::fs::unlink(path)?;
-            open()?
+            (open()?, 0)
         }
         Err(errno) => return Err(errno),
     };
@@ -157,7 +160,11 @@ fn replace_text(path: &str, text: &[u8]) -> Result<(), Errno> {
     if count < text.len() {
         return Err(Errno::NOSPC);
     }
-    rustix::fs::ftruncate(&file, text.len() as u64)
+    // Not otherwise: under emulation a truncation alone costs milliseconds.
+    if u64::try_from(size).is_ok_and(|size| size > text.len() as u64) {
+        rustix::fs::ftruncate(&file, text.len() as u64)?;
+    }
+    Ok(())
 }
 
 /// Stops user processes and brings their data to disk.

@@ -114,7 +114,7 @@ fn stdin_never_blocks_an_exit() {
     let agent = Agent::start();
     let mut host = agent.connect();
     let unread = ExecStart { exec_id: "a".into(), command: "true".into(), stdin: true, ..ExecStart::default() };
-    assert_eq!(host.call_with(Call::ExecStart(unread.clone()), &[&[0; 60_000]]).exited().exit_code, 0);
+    assert_eq!(host.call_with(Call::ExecStart(unread.clone()), &[&vec![0; 60_000]]).exited().exit_code, 0);
     host.open(Call::ExecStart(ExecStart { exec_id: "b".into(), command: "cat; echo over".into(), ..unread }));
     host.receive();
     let mut host = agent.connect();

@@ -41,7 +41,7 @@ fn files_are_written_and_read() {
     let agent = Agent::start();
     let mut host = agent.connect();
     let path = agent.path("work/deep/er/file");
-    let outcome = host.call_with(write(path.clone()), &[b"hello ", &[b'x'; 60_000], b" world"]);
+    let outcome = host.call_with(write(path.clone()), &[b"hello ", &vec![b'x'; 60_000], b" world"]);
     assert!(matches!(&outcome.replies[..], [reply::Kind::Written(written)] if written.size == 60_012));
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
     let outcome = host.call(read(path.clone(), 0, 0));

@@ -107,7 +107,7 @@ impl Execs {
     fn tend(&self, now: Instant) -> Option<Instant> {
         let execs: Vec<_> = lock(&self.table).by_key.values().cloned().collect();
         let next = execs.iter().filter_map(|exec| exec.tend(now, self.cgroups.as_deref())).min();
-        let mut exited: Vec<_> = execs.iter().filter_map(|exec| Some((exec.exited_at()?, exec))).collect();
+        let mut exited: Vec<_> = execs.iter().filter_map(|exec| Some((exec.settled_at()?, exec))).collect();
         exited.sort_by_key(|(at, _)| *at);
         let surplus = exited.len().saturating_sub(MAX_EXITED);
         for (index, (at, exec)) in exited.into_iter().enumerate() {

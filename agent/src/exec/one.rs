@@ -24,6 +24,12 @@ pub(crate) const ATTACHABLE_FOR: Duration = Duration::from_mins(1);
 const GRACE: Duration = Duration::from_secs(2);
 /// How long output is awaited once the main process has ended (agent.proto).
 const DRAIN: Duration = Duration::from_millis(500);
+/// From the end of a command to the SIGHUP for what it left (agent.proto): `setsid x &` and `nohup x &` are children of
+/// the shell first, and a shell that has nothing else to do ends before they have made themselves safe.
+const HANG_UP_AFTER: Duration = Duration::from_secs(2);
+
+/// Asks whether anybody is left in a group (kill(2)).
+const NO_SIGNAL: i32 = 0;
 
 /// What the watching thread is told about a ready pipe: the exec's key, and which of its pipes.
 pub(crate) const TOKEN_STDOUT: u64 = 0;
@@ -100,6 +106,7 @@ struct State {
     oom_kills: u64,
     timeout_at: Option<Instant>,
     kill_at: Option<Instant>,
+    hang_up_at: Option<Instant>,
     timed_out: bool,
 }
 
@@ -139,6 +146,7 @@ impl Exec {
                 oom_kills: parts.oom_kills,
                 timeout_at: parts.timeout.and_then(|timeout| parts.started.checked_add(timeout)),
                 kill_at: None,
+                hang_up_at: None,
                 timed_out: false,
             }),
         }
@@ -160,9 +168,11 @@ impl Exec {
         lock(&self.state).timeout_at.is_some()
     }
 
-    pub(crate) fn exited_at(&self) -> Option<Instant> {
-        match lock(&self.state).phase {
-            Phase::Exited { at, .. } => Some(at),
+    /// When it exited, once nothing is left to be done for it but to be remembered.
+    pub(crate) fn settled_at(&self) -> Option<Instant> {
+        let state = lock(&self.state);
+        match state.phase {
+            Phase::Exited { at, .. } if state.kill_at.is_none() && state.hang_up_at.is_none() => Some(at),
             _ => None,
         }
     }
@@ -414,14 +424,16 @@ impl Exec {
         }
     }
 
-    /// Closes what is open, hangs up on what is left in the process group and tells the readers.
+    /// Closes what is open and tells the readers.
     fn finish(&self, state: &mut State) {
         let Phase::Draining { exited, .. } = state.phase else { return };
         state.stdout = None;
         state.stderr = None;
-        // As when a terminal closes: what moved to a session of its own, or ignores SIGHUP (nohup), lives on.
-        let _ = self.signal_group(state, libc::SIGHUP);
-        state.phase = Phase::Exited { at: Instant::now(), exited };
+        let now = Instant::now();
+        if self.signal_group(state, NO_SIGNAL).is_ok() {
+            state.hang_up_at = Some(now + HANG_UP_AFTER);
+        }
+        state.phase = Phase::Exited { at: now, exited };
         state.poke_readers();
     }
 
@@ -438,6 +450,11 @@ impl Exec {
         if state.kill_at.is_some_and(|at| at <= now) {
             state.kill_at = None;
             self.kill(state);
+        }
+        if state.hang_up_at.is_some_and(|at| at <= now) {
+            state.hang_up_at = None;
+            // As when a terminal closes: what moved to a session of its own, or ignores SIGHUP (nohup), lives on.
+            let _ = self.signal_group(state, libc::SIGHUP);
         }
         if let Phase::Draining { until, .. } = state.phase {
             if until <= now && !state.is_held_back() {
@@ -457,7 +474,7 @@ impl Exec {
                 Some(at + ATTACHABLE_FOR)
             }
         };
-        [due, state.timeout_at, state.kill_at].into_iter().flatten().min()
+        [due, state.timeout_at, state.kill_at, state.hang_up_at].into_iter().flatten().min()
     }
 }
 

@@ -129,7 +129,7 @@ mod tests {
         let writers: Vec<_> = (0..3)
             .map(|_| {
                 let outlet = outlet.clone();
-                std::thread::spawn(move || while outlet.send(1, &[0xAA; 50_000]).is_ok() {})
+                std::thread::spawn(move || while outlet.send(1, &vec![0xAA; 50_000]).is_ok() {})
             })
             .collect();
         let successor = {
@@ -143,7 +143,7 @@ mod tests {
             writer.join().unwrap();
         }
         let mut seen = Vec::new();
-        let mut buffer = [0; 65_536];
+        let mut buffer = vec![0; 65_536];
         while !seen.ends_with(b"new") {
             let count = theirs.read(&mut buffer).unwrap();
             seen.extend_from_slice(&buffer[..count]);
