@@ -91,6 +91,7 @@ class Supervisor:
         staying = [machine for machine in self._machines.values() if machine not in ending]
         await asyncio.gather(*(self._stop(machine) for machine in ending))
         await asyncio.gather(*(machine.release() for machine in staying))
+        await asyncio.to_thread(self._facilities.cgroups.close)
 
     # ---- machines of sandboxes -------------------------------------------------------------------
 

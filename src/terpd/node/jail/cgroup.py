@@ -179,6 +179,12 @@ class CgroupTree:
             with contextlib.suppress(OSError):
                 root.rmdir()
 
+    def close(self) -> None:
+        """Remove what is common to all machines, unless one is left. The tree cannot be used afterwards."""
+        for root, _ in self._roots:
+            with contextlib.suppress(OSError):  # EBUSY: a machine lives on
+                root.rmdir()
+
     def _prepare(self, hierarchy: Hierarchy) -> Path | None:
         root = hierarchy.base / self._name
         try:
