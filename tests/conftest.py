@@ -83,5 +83,5 @@ def sandbox(server: Server) -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def shared(server: Server) -> Iterator[Sandbox]:
-    with server.create("debian-12", timeout_seconds=3600) as sandbox:
+    with server.create("debian-12", timeout=3600) as sandbox:
         yield sandbox

@@ -15,7 +15,7 @@ def client(server: Server, tight_server: Server, pytestconfig: pytest.Config) ->
     """The client with a running sandbox, keys of several powers, and the tight server's address."""
     cache: Path = pytestconfig.cache.mkdir("orkestr")
     python = ensure_interpreter(cache)
-    with server.create("debian-12", timeout_seconds=3600) as shared:
+    with server.create("debian-12", timeout=3600) as shared:
         context = {
             "sandbox": shared.id,
             "keys": {
