@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 
 from terpd.model.errors import CapacityUnavailable
 from terpd.model.ports import NodeCapacity
+from terpd.node.jail.cgroup import OVERHEAD_BYTES
 
-# QEMU's own memory: 20 MB idle, 105 to 157 MB after the emulator has translated an interpreter's code.
-# Source: measured, docs/adr/0002-machine.md.
-MONITOR_MIB = 160
+MONITOR_MIB = OVERHEAD_BYTES >> 20  # what a machine's cgroup lets its monitor have besides guest memory
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ from terpd.model.errors import GuestFault, TerpError
 from terpd.model.ids import SandboxId
 from terpd.node.disk import overlay
 from terpd.node.guest.client import GuestClient, WakeUp
-from terpd.node.jail.cgroup import Cgroup, CgroupTree, Limits
+from terpd.node.jail.cgroup import MONITOR_THREADS, OVERHEAD_BYTES, Cgroup, CgroupTree, Limits
 from terpd.node.record import MachineRecord
 from terpd.node.snapshot.template import TemplateSnapshot
 from terpd.node.template import artifact
@@ -38,7 +38,6 @@ log = structlog.get_logger()
 _WAKE_TIMEOUT_S = 25.0  # 30-40 ms under emulation on an idle host; below the 30 s after which clients hang up
 _RECONNECT_S = (0.1, 0.5, 2.0, 5.0)  # between attempts to reach a guest that broke off; the last repeats
 _STABLE_S = 10.0  # a session that lasted this long starts the attempts anew
-_PIDS = 64  # threads of one monitor: main, one a vCPU, workers; no processes (-sandbox spawn=deny)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +51,9 @@ class Facilities:
     def directory(self, machine_id: str) -> Path:
         return self.machines / machine_id
 
-    def cgroup(self, machine_id: str, vcpus: int, memory_mib: int, overhead_mib: int) -> Cgroup:
-        limits = Limits(cpu_cores=float(vcpus), memory_bytes=(memory_mib + overhead_mib) << 20, pids=_PIDS)
+    def cgroup(self, machine_id: str, vcpus: int, memory_mib: int) -> Cgroup:
+        memory_bytes = (memory_mib << 20) + OVERHEAD_BYTES
+        limits = Limits(cpu_cores=float(vcpus), memory_bytes=memory_bytes, pids=MONITOR_THREADS)
         return self.cgroups.create(machine_id, limits)
 
     def remove(self, machine_id: str) -> None:
@@ -103,7 +103,6 @@ class Machine:
         snapshot: TemplateSnapshot,
         facilities: Facilities,
         *,
-        overhead_mib: int,
         on_exit: Callable[[Machine], None],
     ) -> Machine:
         """
@@ -118,7 +117,7 @@ class Machine:
             directory.mkdir(mode=0o711)  # the monitor's uid passes through to its own disk
             record.write(directory)
             overlay.copy(snapshot.empty_overlay, directory / "disk.qcow2", uid=record.uid)
-            return facilities.cgroup(record.machine_id, snapshot.hardware.vcpus, record.memory_mib, overhead_mib)
+            return facilities.cgroup(record.machine_id, snapshot.hardware.vcpus, record.memory_mib)
 
         try:
             cgroup = await asyncio.to_thread(prepare)

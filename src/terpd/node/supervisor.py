@@ -19,7 +19,7 @@ from terpd.model.guest import ExecRequest
 from terpd.model.ids import SandboxId, new_exec_id, new_machine_id
 from terpd.model.ports import MachineSpec
 from terpd.model.sandbox import Size
-from terpd.node.admission import MONITOR_MIB, Admission
+from terpd.node.admission import Admission
 from terpd.node.jail.uids import UidRange
 from terpd.node.machine import Facilities, Machine
 from terpd.node.pool import Pool, PoolKey
@@ -164,9 +164,7 @@ class Supervisor:
         record = MachineRecord(machine_id, sandbox_id, template, size.name, size.memory_mib, uid)
         try:
             async with self._starting:
-                machine = await Machine.start(
-                    record, snapshot, self._facilities, overhead_mib=MONITOR_MIB, on_exit=self._exited
-                )
+                machine = await Machine.start(record, snapshot, self._facilities, on_exit=self._exited)
         except BaseException:
             self._forget(record)
             raise
