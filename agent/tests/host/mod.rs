@@ -92,10 +92,14 @@ impl Drop for Agent {
         let _ = self.process.kill();
         let _ = self.process.wait();
         if let Some(cgroup) = &self.cgroup {
-            for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
-                let _ = std::fs::remove_dir(entry.path());
+            // The killed take a moment to go, and a cgroup stays as long as they do.
+            let deadline = Instant::now() + PATIENCE;
+            while cgroup.exists() && Instant::now() < deadline {
+                for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
+                    let _ = std::fs::remove_dir(entry.path());
+                }
+                let _ = std::fs::remove_dir(cgroup);
             }
-            let _ = std::fs::remove_dir(cgroup);
         }
     }
 }
