@@ -25,18 +25,16 @@ def test_later_sources_win(tmp_path: Path) -> None:
 
 
 def test_lists_in_variables(tmp_path: Path) -> None:
-    """Pools, sizes and paths have a form of their own there."""
+    """Pools and sizes have a form of their own there."""
     config = load(
         environ={
             "TERP_DATA_DIR": str(tmp_path),
             "TERP_SIZES": "small=1x512,big=8x16384",
             "TERP_POOL": "python-3.12/small=2,debian-12/big=1",
-            "TERP_EXTRA_CA_PATHS": "/a:/b",
         }
     )
     assert config.pool_targets() == {("python-3.12", "small"): 2, ("debian-12", "big"): 1}
     assert config.policy().sizes["big"].memory_mib == 16384
-    assert config.extra_ca_paths == (Path("/a"), Path("/b"))
     assert config.database == tmp_path / "terp.db"
 
 

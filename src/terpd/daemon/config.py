@@ -3,7 +3,7 @@ Settings: a TOML file, over it TERP_* variables, over them flags. Nothing else i
 
     host = "127.0.0.1"
     data_dir = "/var/lib/terp"
-    extra_ca_paths = ["/usr/local/share/ca-certificates"]
+    memory_cap_mib = 16384
 
     [sizes.small]
     vcpus = 1
@@ -14,8 +14,8 @@ Settings: a TOML file, over it TERP_* variables, over them flags. Nothing else i
     size = "small"
     count = 2
 
-A variable is TERP_ and the setting's name in capitals; a list is separated by `:`, the pool is written
-`python-3.12/small=2,debian-12/small=1`, and sizes `small=1x1024,medium=2x4096` (vCPUs x MiB).
+A variable is TERP_ and the setting's name in capitals; the pool is written `python-3.12/small=2,debian-12/small=1`
+and sizes `small=1x1024,medium=2x4096` (vCPUs x MiB). docs/settings.md says what each is for.
 """
 
 from __future__ import annotations
@@ -93,7 +93,6 @@ class Config(_Frozen):
     uid_count: Annotated[int, Field(ge=2)] = 65_536
     pool: tuple[PoolConfig, ...] = ()
     max_timeout_s: Annotated[int, Field(ge=MIN_TIMEOUT_S, le=30 * 86400)] = 86400
-    extra_ca_paths: tuple[Path, ...] = (Path("/usr/local/share/ca-certificates"),)
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     log_json: bool = True
 
@@ -170,8 +169,6 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
                 found[name] = parse_pool(value)
             case "sizes":
                 found[name] = _sizes(value)
-            case "extra_ca_paths":
-                found[name] = [part for part in value.split(":") if part]
             case _:
                 found[name] = value
     return found
