@@ -66,7 +66,16 @@ async def test_a_refusal_is_an_error_with_the_monitors_words(monitor: tuple) -> 
 
 @pytest.mark.parametrize(
     "last_words",
-    [b"", b"garbage\n", b"[1]\n", b'"text"\n', b"x" * (MAX_LINE_BYTES + 1)],
+    [
+        b"",
+        b"garbage\n",
+        b"[1]\n",
+        b'"text"\n',
+        b'{"error": "text"}\n' * 2,
+        b"[" * 100_000 + b"\n",  # json raises RecursionError
+        b'{"event": "VSERPORT_CHANGE"}\n' * 10_000,
+        b"x" * (MAX_LINE_BYTES + 1),
+    ],
     ids=lambda each: str(each[:8]),
 )
 async def test_a_monitor_that_dies_or_talks_nonsense_fails_all_waiters(monitor: tuple, last_words: bytes) -> None:
@@ -90,3 +99,14 @@ async def test_silence_ends_at_the_deadline(monitor: tuple) -> None:
 
     with pytest.raises(VmmFailed, match="did not answer"):
         await qmp.execute("query-status", timeout_s=0.01)
+
+
+async def test_a_connection_that_failed_can_be_closed(monitor: tuple) -> None:
+    """Whatever the monitor sent, its machine can be buried: that closes the connection, and must not raise."""
+    qmp, _, writer = monitor
+    writer.write(b"[" * 100_000 + b"\n")
+    with pytest.raises(VmmFailed):
+        await qmp.execute("stop", timeout_s=10)
+
+    await qmp.close()
+    await qmp.close()

@@ -24,23 +24,33 @@ def _address(path: Path) -> Iterator[str]:
 
 
 def listen(path: Path) -> socket.socket:
-    """Return a listening socket at *path*, replacing what a dead process left there."""
+    """Return a listening socket at *path*, its owner's alone, replacing what a dead process left there."""
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with _address(path) as address:
-        sock.bind(address)
-    sock.listen(1)
+    try:
+        with _address(path) as address:
+            sock.bind(address)
+        path.chmod(0o600)  # before listen: whatever the umask, no stranger gets through in between
+        sock.listen(1)
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
 def connect(path: Path) -> socket.socket:
-    """Return a connected, non-blocking socket. Raises OSError when nobody listens."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    """
+    Return a connected, non-blocking socket.
+
+    Raises:
+        OSError: Nobody listens; or BlockingIOError, whoever listens has not accepted those that came before.
+    """
+    # Non-blocking already when it connects: a monitor that accepts nobody must not hold up the daemon.
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         with _address(path) as address:
             sock.connect(address)
     except OSError:
         sock.close()
         raise
-    sock.setblocking(False)
     return sock

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import mmap
+import os
 import time
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def host_khz(home: Path) -> int:
         pass
     khz = measure_khz()
     home.mkdir(parents=True, exist_ok=True)
-    temporary = home / ".tsc.json"
+    temporary = home / f".tsc.json.{os.getpid()}"  # several daemons may start at once
     temporary.write_text(json.dumps({"boot_id": boot_id, "khz": khz}))
     temporary.rename(remembered)
     return khz
