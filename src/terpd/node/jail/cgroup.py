@@ -215,6 +215,7 @@ def find_hierarchies(
     own = Path("/proc/self/cgroup").read_text() if own is None else own
     root = os.geteuid() == 0 if root is None else root
     found: dict[str, Hierarchy] = {}
+    # The first mount of each: later ones are views of it that others made (for a container, say) and take away again.
     for line in mountinfo.splitlines():
         # proc(5): id parent major:minor root mount-point options [optional…] - type source super-options
         before, _, after = line.partition(" - ")
@@ -223,12 +224,12 @@ def find_hierarchies(
         if kind == "cgroup2":
             base = mount_point if root else _beside(mount_point, own)
             offered = (_read(base / "cgroup.controllers") or "").split()
-            found["v2"] = Hierarchy(2, base, frozenset(offered) & frozenset(_WANTED))
+            found.setdefault("v2", Hierarchy(2, base, frozenset(offered) & frozenset(_WANTED)))
         elif kind == "cgroup" and root:
             options = rest.rpartition(" ")[2].split(",")
             controllers = {name for name in (*_WANTED, "cpuacct") if name in options}
             if controllers:
-                found[",".join(sorted(controllers))] = Hierarchy(1, mount_point, frozenset(controllers))
+                found.setdefault(",".join(sorted(controllers)), Hierarchy(1, mount_point, frozenset(controllers)))
     return list(found.values())
 
 
