@@ -49,12 +49,13 @@ def test_memory_hog(sandbox: Sandbox) -> None:
 
 
 def test_memory_file_system_hog(server: Server, sandbox: Sandbox) -> None:
-    """Memory that hides in files of a memory file system does not take the agent down either."""
-    sandbox.exec("mkdir /tmp/ram; mount -t tmpfs -o size=4g none /tmp/ram", timeout=60)
-    with contextlib.suppress(ExecKilled, ExecTimeout, GuestFault, StateConflict):
-        sandbox.exec("head -c 3000000000 /dev/zero > /tmp/ram/hog; rm -f /tmp/ram/hog", timeout=120)
+    """Memory that hides in files of a memory file system, where no kill frees it, does not take the agent down."""
+    sandbox.exec("mkdir /tmp/ram; mount -t tmpfs -o size=4g none /tmp/ram", timeout=60).check()
 
-    assert eventually(lambda: _answers(sandbox) or server.status(sandbox) == "failed")
+    with contextlib.suppress(ExecKilled, ExecTimeout, GuestFault, StateConflict):
+        sandbox.exec("head -c 3000000000 /dev/zero > /tmp/ram/hog", timeout=60)
+
+    assert server.status(sandbox) == "failed" or sandbox.files.read("/etc/debian_version").startswith("12")
 
 
 def test_kill_everything(sandbox: Sandbox) -> None:
@@ -137,9 +138,9 @@ sys.exit("no port found")
         "b'\\0\\0\\xff\\xff\\0\\0\\0\\1\\2' * 4096",
     ):
         with server.create("python-3.12-bare") as hostile:
-            hostile.files.write("/tmp/steal.py", steal.replace("GARBAGE", garbage).replace("MANY", str(8 << 20)))
+            hostile.files.write("/tmp/steal.py", steal.replace("GARBAGE", garbage).replace("MANY", str(1 << 20)))
             with contextlib.suppress(GuestFault, ExecTimeout, ExecKilled, StateConflict):
-                hostile.exec("python /tmp/steal.py", timeout=20)
+                hostile.exec("python /tmp/steal.py", timeout=8)
             eventually(lambda: _answers(hostile) or server.status(hostile) == "failed")
     assert _server_memory_mib(server) < 600
 
