@@ -55,10 +55,19 @@ class Node(Protocol):
             CapacityUnavailable: It does not fit. Nothing was started.
             GuestFault, DeadlineExceeded: It did not come up. Nothing is left behind.
             AlreadyExists: A machine of that id exists.
+            StateConflict: stop_machine was called meanwhile. Nothing is left behind.
+            Unavailable: The node is stopping, or its template cannot be prepared. Nothing is left behind.
         """
 
     async def stop_machine(self, sandbox_id: SandboxId) -> None:
-        """End the machine and remove all that was its own: process, cgroup, files. No machine: nothing to do."""
+        """
+        End the machine and remove all that was its own: process, cgroup, files. No machine: nothing to do.
+
+        One that is starting is ended too: its `start_machine` then raises StateConflict.
+
+        Raises:
+            Unavailable: It has not ended yet; it will, and repeating is safe.
+        """
 
     async def list_machines(self) -> Sequence[SandboxId]:
         """Machines that run and are awake now, adopted ones included."""

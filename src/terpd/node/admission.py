@@ -7,6 +7,7 @@ admitted a machine can always back all its pages.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from terpd.model.errors import CapacityUnavailable
@@ -28,11 +29,10 @@ class Admission:
     machines_cap: int
     _charged: dict[str, int] = field(default_factory=dict)
 
-    def fits(self, memory_mib: int) -> bool:
-        return (
-            len(self._charged) < self.machines_cap
-            and sum(self._charged.values()) + memory_mib + MONITOR_MIB <= self.memory_cap_mib
-        )
+    def fits(self, memory_mib: int, *, without: Collection[str] = ()) -> bool:
+        """Whether one more machine fits, were those *without* gone."""
+        charged = [mib for machine_id, mib in self._charged.items() if machine_id not in without]
+        return len(charged) < self.machines_cap and sum(charged) + memory_mib + MONITOR_MIB <= self.memory_cap_mib
 
     def admit(self, machine_id: str, memory_mib: int) -> None:
         """

@@ -9,7 +9,7 @@ claim it gets fresh entropy, clock, names and environment like any other.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from terpd.node.machine import Machine
@@ -34,13 +34,16 @@ class Pool:
     _waiting: defaultdict[PoolKey, list[Machine]] = field(default_factory=lambda: defaultdict(list))
 
     def claim(self, key: PoolKey) -> Machine | None:
-        """Take the machine that has waited longest; it is the caller's from here."""
-        return self._waiting[key].pop(0) if self._waiting[key] else None
+        """Take the machine that has waited longest, of those whose guest answers; it is the caller's from here."""
+        machine = next((each for each in self._waiting[key] if each.answers), None)
+        if machine is not None:
+            self._waiting[key].remove(machine)
+        return machine
 
     def evict(self) -> Machine | None:
         """Give up a machine of the fullest pool, to make room for one that a sandbox asked for."""
-        key = max(self._waiting, key=lambda each: len(self._waiting[each]), default=None)
-        return self.claim(key) if key else None
+        waiting = max(self._waiting.values(), key=len, default=None)
+        return waiting.pop(0) if waiting else None
 
     def add(self, key: PoolKey, machine: Machine) -> None:
         self._waiting[key].append(machine)
@@ -51,9 +54,9 @@ class Pool:
             if machine in waiting:
                 waiting.remove(machine)
 
-    def wanted(self) -> PoolKey | None:
-        """The kind that is furthest below its target, or None when all are full."""
-        missing = {key: target - len(self._waiting[key]) for key, target in self.targets.items()}
+    def wanted(self, *, but: Collection[PoolKey] = ()) -> PoolKey | None:
+        """The kind that is furthest below its target, those in *but* left out; None when nothing is missing."""
+        missing = {key: target - len(self._waiting[key]) for key, target in self.targets.items() if key not in but}
         key = max(missing, key=lambda each: missing[each], default=None)
         return key if key and missing[key] > 0 else None
 
