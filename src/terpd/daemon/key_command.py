@@ -17,7 +17,6 @@ from terpd.control.keys import DEFAULT_SCOPES, Keys
 from terpd.daemon.config import ConfigError, load
 from terpd.model.errors import TerpError
 from terpd.model.ports import ApiKey
-from terpd.store import open_sqlite
 
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 
@@ -90,6 +89,8 @@ def revoke(key_id: str, *, data_dir: DataDir = None, config: ConfigFile = None) 
 
 
 def _with_keys(data_dir: Path | None, file: Path | None, work: Callable[[Keys], Awaitable[_T]]) -> _T:
+    from terpd.store import open_sqlite  # noqa: PLC0415  half a second of imports that no other command needs
+
     async def run() -> _T:
         store = await open_sqlite(load(file=file, flags={"data_dir": data_dir}).database)
         try:

@@ -12,7 +12,6 @@ from terpd import __version__
 from terpd.daemon import doctor_command, key_command, template_command
 from terpd.daemon.config import ConfigError, load, parse_pool
 from terpd.daemon.node import drop_snapshots, take_snapshot
-from terpd.daemon.serve import serve
 from terpd.daemon.telemetry import configure_logging
 from terpd.model.errors import TerpError
 
@@ -47,6 +46,8 @@ def serve_command(
 
     Example: terpd serve --port 7070 --pool python-3.12/small=2
     """
+    from terpd.daemon.serve import serve  # noqa: PLC0415  half a second of imports that no other command needs
+
     try:
         flags = {"host": host, "port": port, "data_dir": data_dir, "pool": None if pool is None else parse_pool(pool)}
         settings = load(file=config, flags=flags)
