@@ -37,6 +37,7 @@ bench: templates  ## measure each path against its floor
 	$(PYTHON) -m bench
 
 check: setup  ## format, lint, types, import directions, generated files
+	@tools/setup lint
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
