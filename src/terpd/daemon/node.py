@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -18,8 +19,9 @@ from terpd.model.sandbox import Size
 from terpd.node.admission import Admission
 from terpd.node.host import Host
 from terpd.node.jail.cgroup import CgroupTree
+from terpd.node.jail.launch import LaunchFailed
 from terpd.node.jail.process import scan
-from terpd.node.jail.root import JailRoot, prepare_root
+from terpd.node.jail.root import JailRoot, RootFailed, prepare_root
 from terpd.node.jail.uids import UidRange
 from terpd.node.machine import Facilities
 from terpd.node.pool import Pool, PoolKey
@@ -35,7 +37,6 @@ from terpd.node.vmm.tsc import host_khz
 
 log = structlog.get_logger()
 
-_PREPARING = "template"  # the instance name of templates being prepared
 _BUILT = Path(__file__).resolve().parents[3] / "target/x86_64-unknown-linux-gnu/release"  # of the source tree
 AGENT = _BUILT / "terp-agent"
 LAUNCHER = _BUILT / "terp-jail"
@@ -75,15 +76,26 @@ class Workshop:
 
 
 async def open_workshop(config: Config) -> Workshop:
-    """Probe this host; some seconds on the first call on a host, milliseconds after."""
+    """
+    Probe this host; some seconds on the first call on a host, milliseconds after.
+
+    Raises:
+        Unavailable: QEMU, the launcher or the guest agent is not there or does not run; says what to do.
+    """
     catalog = Catalog(config.home)
-    root = await asyncio.to_thread(prepare_root, config.home)
+    try:
+        root = await asyncio.to_thread(prepare_root, config.home)
+    except RootFailed as error:
+        raise Unavailable(str(error)) from error
     # Daemons take uids from the front of the range; what is prepared or tried has the last.
     uid = config.uid_first + config.uid_count - 1
-    acceleration = await _accelerate(config.home, catalog, root, uid)
+    try:
+        acceleration = await _accelerate(config.home, catalog, root, uid)
+    except LaunchFailed as error:
+        raise Unavailable(f"Machines cannot be started here; `terpd doctor` says more: {error}") from error
     tsc_khz = await asyncio.to_thread(host_khz, config.home)
     vmm = partial(Qemu, root=root, launcher=LAUNCHER, accel=acceleration.name, tsc_khz=tsc_khz)
-    snapshots = TemplateSnapshots(config.home, vmm=vmm(instance=_PREPARING), agent=AGENT, uid=uid)
+    snapshots = TemplateSnapshots(config.home, vmm=vmm(instance=_preparing(config.home)), agent=AGENT, uid=uid)
     return Workshop(vmm, acceleration, catalog, snapshots, config.policy().sizes)
 
 
@@ -121,17 +133,33 @@ def take_snapshot(home: Path, image: Image, size: str, progress: Progress) -> No
 
 def drop_snapshots(home: Path, template: str) -> None:
     """
-    Remove all snapshots of a template, for `terpd template rm`.
+    Remove all snapshots of a template, for `terpd template rm`. Waits while one is being prepared.
 
     Raises:
-        StateConflict: A machine runs from it.
+        StateConflict: A machine runs from it. Nothing was removed.
     """
     directory = home / "snapshots" / template
-    memories = {str(memory.stat().st_ino) for memory in directory.glob("*/memory")}
-    using = sum(not memories.isdisjoint(_mapped_inodes(process.pid)) for _, process in scan("terp-"))
-    if using:
-        raise StateConflict(f"{using} machines run from template {template}; terminate their sandboxes first")
-    artifact.remove(directory)
+    preparing = f"terp-{_preparing(home)}-{template}-"
+    sizes = [lock.name.removeprefix(".").removesuffix(".lock") for lock in directory.glob(".*.lock")]
+    with contextlib.ExitStack() as locks:  # the lock files stay: whoever waits for one must not get another
+        for size in sizes:
+            locks.enter_context(artifact.locked(directory, size))
+        memories = {str(memory.stat().st_ino) for memory in directory.glob("*/memory")}
+        using = 0
+        for name, process in scan("terp-"):
+            if name.startswith(preparing) and name.removeprefix(preparing) in sizes:
+                process.kill()  # its builder is dead, for we hold the lock
+            elif not memories.isdisjoint(_mapped_inodes(process.pid)):
+                using += 1
+        if using:
+            raise StateConflict(f"{using} machines run from template {template}; terminate their sandboxes first")
+        for snapshot in directory.glob("[!.]*"):
+            artifact.remove(snapshot)
+
+
+def _preparing(home: Path) -> str:
+    """The instance name of templates being prepared: of the directory, since its locks tell who is an orphan."""
+    return f"t{instance_name(home)}"
 
 
 def instance_name(data_dir: Path) -> str:
@@ -144,7 +172,7 @@ async def _accelerate(home: Path, catalog: Catalog, root: JailRoot, uid: int) ->
     image = next(iter(catalog.list()), None)
     if image is None:
         return Acceleration("tcg", "no template is built yet, so no kernel to try KVM with")
-    initrd = ensure_initrd(home, image.kernel, AGENT)
+    initrd = await asyncio.to_thread(ensure_initrd, home, image.kernel, AGENT)
     return await probe(home, Trial(root, LAUNCHER, image.kernel.vmlinux, initrd, uid))
 
 

@@ -17,11 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from terpd.model.errors import TerpError
 from terpd.model.guest import ExecExited, ExecRequest
 from terpd.model.ids import new_exec_id
 from terpd.model.sandbox import Size
 from terpd.node.disk import overlay
 from terpd.node.guest.client import GuestClient
+from terpd.node.jail.process import Process
 from terpd.node.snapshot.manifest import Manifest, SnapshotMismatch, sha256
 from terpd.node.template import artifact
 from terpd.node.template.catalog import Image
@@ -33,6 +35,7 @@ from terpd.node.vmm.base import BootSpec, Hardware, Placement, Vmm
 _MEMORY, _DEVICES, _EMPTY = "memory", "devices", "empty.qcow2"
 _BOOT_TIMEOUT_S = 180.0  # 4 s under emulation on an idle host; builds and tests make it a busy one
 _WARM_TIMEOUT_S = 180.0
+_LOCK_POLL_S = 0.2  # while another builder, in this process or not, is at work for some seconds
 _SETTLE_S = 0.5  # after disconnecting: the guest handles the event and idles; nothing tells the host when
 
 
@@ -98,21 +101,37 @@ class TemplateSnapshots:
         Raises:
             PreparationFailed: Nothing is left behind but the console log named in the text.
         """
-        if found := self.find(image, size):
-            return found
         directory, made_of = self._place(image, size)
-        lock = contextlib.ExitStack()
-        await asyncio.to_thread(lock.enter_context, artifact.locked(directory.parent, size.name))
-        with lock:
-            if found := self.find(image, size):
-                return found
+        while not (found := self.find(image, size)):
+            with contextlib.ExitStack() as held:
+                lock = artifact.locked(directory.parent, size.name, wait=False)
+                try:
+                    await asyncio.to_thread(held.enter_context, lock)
+                except BlockingIOError:
+                    # No thread waits for the lock: a few would take all there are, and who holds it needs some.
+                    await asyncio.sleep(_LOCK_POLL_S)
+                    continue
+                return self.find(image, size) or await self._make(directory, image, size, made_of, progress)
+        return found
+
+    async def _make(
+        self, directory: Path, image: Image, size: Size, made_of: Mapping[str, str], progress: Progress
+    ) -> TemplateSnapshot:
+        """Prepare it, put it in its place and remove what it replaces. The lock is held."""
+        try:
             with artifact.building(directory.parent, size.name) as temporary:
                 await self._prepare(temporary, image, size, made_of, progress)
                 await asyncio.to_thread(artifact.commit, temporary, directory)
             for other in directory.parent.glob(f"{size.name}-*"):
-                if other != directory:  # machines that run from it keep its files open
+                # Not of a size whose name begins alike. Machines that run from it keep its files open.
+                if other != directory and other.name.rpartition("-")[0] == size.name:
                     await asyncio.to_thread(artifact.remove, other)
+        except (OSError, subprocess.SubprocessError, TerpError) as error:
+            raise PreparationFailed(f"Template {image.template}, size {size.name}: {error}") from error
         return TemplateSnapshot(directory, image, Hardware(size.vcpus, size.memory_mib))
+
+    def _orphans(self, template: str, size: str) -> list[Process]:
+        return [process for name, process in self._vmm.running() if name == f"{template}-{size}"]
 
     def _place(self, image: Image, size: Size) -> tuple[Path, Mapping[str, str]]:
         made_of = {
@@ -137,17 +156,16 @@ class TemplateSnapshots:
         hardware = Hardware(size.vcpus, size.memory_mib)
         virtual_bytes = image.disk_bytes
         base, memory = directory / overlay.BASE_NAME, directory / _MEMORY
-        overlay.create_on_root(base, virtual_bytes)
-        overlay.create_on_base(directory / _EMPTY, virtual_bytes)
+        await asyncio.to_thread(overlay.create_on_root, base, virtual_bytes)
+        await asyncio.to_thread(overlay.create_on_base, directory / _EMPTY, virtual_bytes)
         with memory.open("xb") as file:
             file.truncate(hardware.memory_mib << 20)
         for path in (base, memory):
             _give(path, self._uid)
         name = f"{image.template}-{size.name}"
-        for orphan, process in self._vmm.running():  # a builder that died; we hold its lock
-            if orphan == name:
-                process.kill()
-                await process.wait()
+        for orphan in self._orphans(image.template, size.name):  # of a builder that died: we hold its lock
+            orphan.kill()
+            await orphan.wait()
         console = self._home / "snapshots" / f"{name}.console.log"
         console.unlink(missing_ok=True)
         spec = BootSpec(

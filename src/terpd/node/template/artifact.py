@@ -31,12 +31,17 @@ def digest_of(value: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def locked(parent: Path, name: str) -> Iterator[None]:
-    """Hold the lock of artifact *name* in *parent*, waiting for whoever builds it now; clear away crashed builds."""
+def locked(parent: Path, name: str, *, wait: bool = True) -> Iterator[None]:
+    """
+    Hold the lock of artifact *name* in *parent*, waiting for whoever builds it now; clear away crashed builds.
+
+    Raises:
+        BlockingIOError: Somebody builds it now, and we are not to *wait*.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(parent / f".{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         for remains in parent.glob(f".tmp-{glob.escape(name)}~*"):
             remove(remains)
         yield
