@@ -38,18 +38,19 @@ def timed(what: str, act: Callable[[], Result]) -> Result:
 
 def start_server(data_dir: str) -> tuple[subprocess.Popen[str], dict[str, str]]:
     """Return the server and its ready line. Raises RuntimeError with its last words when it ends before."""
-    server = subprocess.Popen(
-        [TERPD, "serve", "--host", "127.0.0.1", "--port", "0", "--data-dir", data_dir, "--dev"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    log = Path(data_dir, "terpd.log")
+    with log.open("w") as errors:  # a file: a pipe that nobody reads would stop the server once it is full
+        server = subprocess.Popen(
+            [TERPD, "serve", "--host", "127.0.0.1", "--port", "0", "--data-dir", data_dir, "--dev"],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
     assert server.stdout is not None
     for line in server.stdout:
         if line.startswith('{"event":"ready"'):
             return server, json.loads(line)
-    _, errors = server.communicate()
-    raise RuntimeError(f"terpd ended with {server.returncode}; its last words:\n{errors[-2000:]}")
+    raise RuntimeError(f"terpd ended with {server.wait()}; its last words:\n{log.read_text()[-2000:]}")
 
 
 def main() -> int:
