@@ -89,6 +89,8 @@ def _problem(item: Mapping[str, Any]) -> dict[str, str]:
         return {"field": field, "problem": "there is no such field here"}
     if item["type"] == "json_invalid":
         return {"field": "body", "problem": "not valid JSON"}
+    if item["type"] == "model_attributes_type" and field == "body":
+        return {"field": field, "problem": "must be a JSON object, sent with Content-Type: application/json"}
     return {"field": field, "problem": str(item["msg"])}
 
 

@@ -92,7 +92,7 @@ async def write_batch(caller: Writer, services: GivenServices, sandbox_id: Given
     summary="Make a directory",
     status_code=204,
     response_class=Response,
-    responses=errors(400, 429, *_COMMON),
+    responses=errors(400, 413, 429, *_COMMON),
 )
 async def mkdir(caller: Writer, services: GivenServices, sandbox_id: GivenSandboxId, body: MkdirBody) -> Response:
     await services.files.make_directory(caller.tenant, sandbox_id, body.path, parents=body.parents)
@@ -105,7 +105,7 @@ async def mkdir(caller: Writer, services: GivenServices, sandbox_id: GivenSandbo
     summary="Move a file or directory",
     status_code=204,
     response_class=Response,
-    responses=errors(400, 429, *_COMMON),
+    responses=errors(400, 413, 429, *_COMMON),
 )
 async def move(caller: Writer, services: GivenServices, sandbox_id: GivenSandboxId, body: MoveBody) -> Response:
     """A file at the destination is replaced."""

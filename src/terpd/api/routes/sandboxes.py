@@ -143,7 +143,7 @@ async def terminate(caller: Writer, services: GivenServices, sandbox_id: GivenSa
     operation_id="set_sandbox_timeout",
     summary="Set a sandbox's lease anew",
     response_model=LeaseBody,
-    responses=errors(400, 404, 409, 422, 503),
+    responses=errors(400, 404, 409, 413, 422, 503),
 )
 async def set_timeout(
     caller: Writer, services: GivenServices, sandbox_id: GivenSandboxId, body: TimeoutBody

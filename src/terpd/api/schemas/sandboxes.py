@@ -13,6 +13,7 @@ from pydantic.config import JsonDict
 from terpd.api.respond import optional_timestamp, timestamp
 from terpd.api.schemas.shape import AnswerBody, RequestBody
 from terpd.control.create import CreateRequest
+from terpd.control.policy import MAX_METADATA_PAIRS
 from terpd.model.errors import InvalidRequest
 from terpd.model.ids import SandboxId, parse_sandbox_id
 from terpd.model.sandbox import Network, OnTimeout, Sandbox
@@ -158,6 +159,8 @@ def metadata_filter(query: Iterable[tuple[str, str]]) -> dict[str, str]:
             raise InvalidRequest("A filter by metadata must look like metadata[key]=value")
         if wanted.setdefault(key, value) != value:
             raise InvalidRequest("A filter by metadata must name each key once")
+        if len(wanted) > MAX_METADATA_PAIRS:  # no sandbox has more, and each one is a condition of the query
+            raise InvalidRequest(f"A filter by metadata may name {MAX_METADATA_PAIRS} keys at most")
     return wanted
 
 
