@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -12,6 +13,7 @@ from terpd.model.ids import new_sandbox_id
 from terpd.model.sandbox import EndReason, Sandbox, Status
 
 STARTING = make_sandbox(status=Status.STARTING)
+STARTED = dataclasses.replace(STARTING, status=Status.RUNNING)
 RUNNING = make_sandbox(status=Status.RUNNING)
 UNKNOWN = new_sandbox_id()
 
@@ -20,14 +22,14 @@ FAILED_START = (STARTING.id, EndReason.START_FAILED)
 
 
 @pytest.mark.parametrize(
-    ("before", "machines", "after", "at_start", "plan"),
+    ("before", "machines", "after", "creating", "plan"),
     [
-        pytest.param([], [], [], True, NOTHING, id="nothing anywhere"),
+        pytest.param([], [], [], [], NOTHING, id="nothing anywhere"),
         pytest.param(
             [STARTING],
             [],
             [STARTING],
-            True,
+            [],
             Plan([STARTING.id], [FAILED_START], []),
             id="create died before its machine",
         ),
@@ -35,22 +37,25 @@ FAILED_START = (STARTING.id, EndReason.START_FAILED)
             [STARTING],
             [STARTING.id],
             [STARTING],
-            True,
+            [],
             Plan([STARTING.id], [FAILED_START], []),
             id="create died before its second record",
         ),
-        pytest.param([STARTING], [], [STARTING], False, NOTHING, id="create at work, machine not yet awake"),
-        pytest.param([STARTING], [STARTING.id], [STARTING], False, NOTHING, id="create at work, machine awake"),
-        pytest.param([RUNNING], [RUNNING.id], [RUNNING], True, Plan([], [], [RUNNING.id]), id="survivor is adopted"),
+        pytest.param([STARTING], [], [STARTING], [STARTING.id], NOTHING, id="create at work, machine not yet awake"),
+        pytest.param([STARTING], [STARTING.id], [STARTING], [STARTING.id], NOTHING, id="create at work, machine awake"),
+        pytest.param([STARTING], [], [], [], NOTHING, id="create ended while looking"),
+        pytest.param([STARTING], [STARTING.id], [STARTED], [], NOTHING, id="create succeeded while looking"),
+        pytest.param([], [], [STARTING], [], NOTHING, id="create began while looking"),
+        pytest.param([RUNNING], [RUNNING.id], [RUNNING], [], Plan([], [], [RUNNING.id]), id="survivor is adopted"),
         pytest.param(
-            [RUNNING], [], [RUNNING], True, Plan([], [(RUNNING.id, EndReason.MACHINE_LOST)], []), id="machine is lost"
+            [RUNNING], [], [RUNNING], [], Plan([], [(RUNNING.id, EndReason.MACHINE_LOST)], []), id="machine is lost"
         ),
-        pytest.param([RUNNING], [], [], False, NOTHING, id="terminated while looking"),
-        pytest.param([], [], [RUNNING], False, NOTHING, id="created while looking"),
-        pytest.param([], [RUNNING.id], [RUNNING], False, NOTHING, id="created while looking, machine seen"),
-        pytest.param([], [UNKNOWN], [], False, Plan([UNKNOWN], [], []), id="machine without a record"),
+        pytest.param([RUNNING], [], [], [], NOTHING, id="terminated while looking"),
+        pytest.param([], [], [RUNNING], [], NOTHING, id="created while looking"),
+        pytest.param([], [RUNNING.id], [RUNNING], [], NOTHING, id="created while looking, machine seen"),
+        pytest.param([], [UNKNOWN], [], [], Plan([UNKNOWN], [], []), id="machine without a record"),
         pytest.param(
-            [RUNNING], [RUNNING.id], [], False, Plan([RUNNING.id], [], []), id="terminated while looking, machine seen"
+            [RUNNING], [RUNNING.id], [], [], Plan([RUNNING.id], [], []), id="terminated while looking, machine seen"
         ),
     ],
 )
@@ -58,8 +63,8 @@ def test_plan(
     before: Sequence[Sandbox],
     machines: Sequence[str],
     after: Sequence[Sandbox],
-    at_start: bool,  # noqa: FBT001
+    creating: Sequence[str],
     plan: Plan,
 ) -> None:
     """Stop what nobody owns, fail what has nothing, adopt what fits, and leave alone what is being worked on."""
-    assert plan_reconcile(before, machines, after, at_start=at_start) == plan  # type: ignore[arg-type]
+    assert plan_reconcile(before, machines, after, creating=creating) == plan  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 Create a sandbox: check → record STARTING → start the machine → record RUNNING.
 
 Dying after the first record leaves a STARTING row; the next start reaps whatever machine it has and marks it FAILED.
+A row whose undoing failed is left to the next sweep in the same way.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ from terpd.model.errors import (
     IdempotencyMismatch,
     InvalidRequest,
     NotOffered,
+    SandboxNotFound,
     StateConflict,
     TemplateNotFound,
     Unavailable,
@@ -122,18 +124,21 @@ class CreateSandbox:
             StateConflict: It was terminated while it was starting.
         """
         tenant = planned.sandbox.tenant
-        if idempotency is not None:
-            check_idempotency_key(idempotency.key)
+        if idempotency is None:
+            return await self._shielded.run(self._start(planned, None))
+        check_idempotency_key(idempotency.key)
+        while True:
             known = await self._store.find_idempotent(tenant, idempotency.key)
-            if known is not None:
-                return await self._replay(tenant, known, idempotency)
-        try:
-            return await self._shielded.run(self._start(planned, idempotency))
-        except AlreadyExists:
-            known = None if idempotency is None else await self._store.find_idempotent(tenant, idempotency.key)
-            if idempotency is None or known is None:
-                raise
-            return await self._replay(tenant, known, idempotency)
+            if known is not None and (sandbox := await self._replay(tenant, known, idempotency)) is not None:
+                return sandbox
+            try:
+                return await self._shielded.run(self._start(planned, idempotency))
+            except AlreadyExists:  # another request with this key was faster: see what becomes of it
+                continue
+
+    def under_way(self) -> Collection[SandboxId]:
+        """Sandboxes that are being created now, from before their record to after its last change."""
+        return self._started.keys()
 
     async def drain(self, seconds: float) -> None:
         await self._shielded.drain(seconds)
@@ -168,7 +173,7 @@ class CreateSandbox:
             sandbox.id, Status.RUNNING, at=now, expires_at=now + dt.timedelta(seconds=timeout_s)
         )
         if running is None:
-            raise StateConflict(f"Sandbox {sandbox.id} was terminated while it was starting")
+            raise StateConflict(f"Sandbox {sandbox.id} ended while it was starting; create a new one")
         self._leases.notice(running.expires_at)
         return running
 
@@ -176,7 +181,10 @@ class CreateSandbox:
         await self._node.stop_machine(sandbox_id)
         await self._store.set_status(sandbox_id, Status.FAILED, at=self._clock.now(), reason=EndReason.START_FAILED)
 
-    async def _replay(self, tenant: TenantId, known: tuple[bytes, SandboxId], idempotency: Idempotency) -> Sandbox:
+    async def _replay(
+        self, tenant: TenantId, known: tuple[bytes, SandboxId], idempotency: Idempotency
+    ) -> Sandbox | None:
+        """Return the sandbox that the key stands for, once it is started; None if that failed and freed the key."""
         digest, sandbox_id = known
         if digest != idempotency.digest:
             raise IdempotencyMismatch(
@@ -184,7 +192,12 @@ class CreateSandbox:
             )
         if (started := self._started.get(sandbox_id)) is not None:
             await started.wait()
-        sandbox = await self._store.get_sandbox(tenant, sandbox_id)
+        try:
+            sandbox = await self._store.get_sandbox(tenant, sandbox_id)
+        except SandboxNotFound:  # there was no room for it, or no such template
+            return None
+        if sandbox.end_reason is EndReason.START_FAILED:
+            return None
         if sandbox.status is Status.STARTING:
             raise Unavailable("The sandbox of this Idempotency-Key is still starting; repeat the request")
         return sandbox

@@ -2,7 +2,7 @@
 Closes the gap between what is recorded and what runs: at start, once a minute, and whenever a machine ends.
 
                      machine runs                     no machine
-    STARTING         at start: stop, FAILED           at start: FAILED        (later: a create is at work)
+    STARTING         stop, FAILED                     FAILED                  (left alone while its create is at work)
     RUNNING          adopt                            FAILED (machine_lost)
     final or none    stop                             -
 """
@@ -10,7 +10,7 @@ Closes the gap between what is recorded and what runs: at start, once a minute, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -37,16 +37,21 @@ class Plan:
 
 
 def plan_reconcile(
-    before: Sequence[Sandbox], machines: Collection[SandboxId], after: Sequence[Sandbox], *, at_start: bool
+    before: Sequence[Sandbox],
+    machines: Collection[SandboxId],
+    after: Sequence[Sandbox],
+    *,
+    creating: Collection[SandboxId],
 ) -> Plan:
     """
     Decide from the live sandboxes recorded *before* and *after* the list of running *machines* was taken.
 
     A machine is lost only if its sandbox ran before the list was taken, and an orphan only if it has no sandbox
-    after: so whatever begins or ends meanwhile is left to those who do it. *at_start* nothing else is at work, so
-    that a STARTING sandbox is one whose create died.
+    after: so whatever begins or ends meanwhile is left to those who do it. A STARTING sandbox is stale, its create
+    dead or its undoing failed, if it was STARTING both times and not among *creating* in between.
     """
-    stale = [s.id for s in before if at_start and s.status is Status.STARTING]
+    still_starting = {s.id for s in after if s.status is Status.STARTING}
+    stale = [s.id for s in before if s.status is Status.STARTING and s.id in still_starting and s.id not in creating]
     ran = [s.id for s in before if s.status is Status.RUNNING]
     recorded = {s.id for s in after}
     orphans = [machine for machine in machines if machine not in recorded]
@@ -66,10 +71,16 @@ def plan_reconcile(
 
 
 class Reconcile:
-    def __init__(self, store: Store, node: Node, clock: Clock) -> None:
+    """
+    Args:
+        creating: Returns the sandboxes whose create is at work in this process.
+    """
+
+    def __init__(self, store: Store, node: Node, clock: Clock, creating: Callable[[], Collection[SandboxId]]) -> None:
         self._store = store
         self._node = node
         self._clock = clock
+        self._creating = creating
         self._never = asyncio.Event()
 
     async def at_start(self) -> Plan:
@@ -79,14 +90,14 @@ class Reconcile:
         Raises:
             TerpError: Records or machines cannot be read; the server must not start.
         """
-        plan = await self._plan(at_start=True)
+        plan = await self._plan()
         await self._apply(plan)
         _log.info("reconciled", adopted=len(plan.adopt), failed=len(plan.fail), stopped=len(plan.stop))
         return plan
 
     async def sweep(self) -> Plan:
         """Look for machines without a sandbox and sandboxes without a machine, while everything runs."""
-        plan = await self._plan(at_start=False)
+        plan = await self._plan()
         await self._apply(plan)
         return plan
 
@@ -109,20 +120,24 @@ class Reconcile:
                 _log.warning("exits_unreadable", error=error.code, context=error.context)
             await self._clock.wait(self._never, RETRY_S)
 
-    async def _plan(self, *, at_start: bool) -> Plan:
+    async def _plan(self) -> Plan:
         before = await self._store.live_sandboxes(self._node.node_id)
+        creating = frozenset(self._creating())
         machines = frozenset(await self._node.list_machines())
         after = await self._store.live_sandboxes(self._node.node_id)
-        return plan_reconcile(before, machines, after, at_start=at_start)
+        return plan_reconcile(before, machines, after, creating=creating)
 
     async def _apply(self, plan: Plan) -> None:
+        not_stopped = set()
         for sandbox_id in plan.stop:
             try:
                 await self._node.stop_machine(sandbox_id)
             except TerpError as error:  # the rest must not wait for one that hangs; the next sweep tries again
                 _log.warning("stop_failed", sandbox_id=sandbox_id, error=error.code, context=error.context)
+                not_stopped.add(sandbox_id)
         for sandbox_id, reason in plan.fail:
-            await self._fail(sandbox_id, reason)
+            if sandbox_id not in not_stopped:  # recorded as final, a machine that is not awake would be found no more
+                await self._fail(sandbox_id, reason)
 
     async def _fail(self, sandbox_id: SandboxId, reason: EndReason) -> None:
         failed = await self._store.set_status(sandbox_id, Status.FAILED, at=self._clock.now(), reason=reason)

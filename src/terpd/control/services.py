@@ -41,7 +41,7 @@ class Services:
         self.files = Files(store, node)
         self.keys = Keys(store, clock)
         self.lookup = Lookup(store, node, policy)
-        self.reconcile = Reconcile(store, node, clock)
+        self.reconcile = Reconcile(store, node, clock, self.create.under_way)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
