@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from terpd.control.checks import check_command, check_env, check_path
+from terpd.control.ended import explaining_end
 from terpd.control.policy import Policy
-from terpd.model.errors import GuestFault, InvalidRequest, SandboxNotFound, StateConflict, TooLarge
+from terpd.model.errors import GuestFault, InvalidRequest, TooLarge
 from terpd.model.guest import (
     DEFAULT_CWD,
     ExecEvent,
@@ -19,7 +20,7 @@ from terpd.model.guest import (
 )
 from terpd.model.ids import ExecId, SandboxId, TenantId, new_exec_id
 from terpd.model.ports import Node, Store
-from terpd.model.sandbox import FINAL, require_running
+from terpd.model.sandbox import require_running
 
 # The guest ends a command at its timeout, waits 2 s, kills it and drains its output; under emulation all of this is
 # slow. Only a guest that is silent beyond that is at fault.
@@ -111,34 +112,20 @@ class RunCommand:
         events = self._node.exec(sandbox_id, request)
         try:
             while True:
-                try:
-                    # Counted anew for each event: who reads slowly holds the command back, and that is no fault.
-                    async with asyncio.timeout_at(max(deadline, loop.time()) + GRACE_S):
-                        event = await anext(events)
-                except TimeoutError as error:
-                    raise GuestFault("The guest did not report the end of the command in time") from error
-                except StopAsyncIteration as error:
-                    raise GuestFault("The guest stopped reporting on the command") from error
+                async with explaining_end(self._store, tenant, sandbox_id, "while the command ran"):
+                    try:
+                        # Counted anew for each event: who reads slowly holds the command back, and that is no fault.
+                        async with asyncio.timeout_at(max(deadline, loop.time()) + GRACE_S):
+                            event = await anext(events)
+                    except TimeoutError as error:
+                        raise GuestFault("The guest did not report the end of the command in time") from error
+                    except StopAsyncIteration as error:
+                        raise GuestFault("The guest stopped reporting on the command") from error
                 yield event
                 if isinstance(event, ExecExited):
                     return
-        except (GuestFault, StateConflict) as error:
-            await self._explain(tenant, sandbox_id, error)
-            raise
         finally:
             await close(events)
-
-    async def _explain(self, tenant: TenantId, sandbox_id: SandboxId, error: Exception) -> None:
-        """Raise the better reason if the sandbox has ended: that is why its guest is lost."""
-        try:
-            sandbox = await self._store.get_sandbox(tenant, sandbox_id)
-        except SandboxNotFound:
-            return
-        if sandbox.status in FINAL:
-            raise StateConflict(
-                f"Sandbox {sandbox_id} ended ({sandbox.end_reason}) while the command ran",
-                fields={"status": str(sandbox.status)},
-            ) from error
 
 
 async def close(iterator: AsyncIterator[object]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from terpd.control.checks import check_path, check_writable
+from terpd.control.ended import explaining_end
 from terpd.control.exec import close
 from terpd.model.errors import (
     AlreadyExists,
@@ -24,6 +26,8 @@ MAX_ONE_SHOT_BYTES = 16 * 1024 * 1024  # of a file inside a JSON document; a str
 MAX_BATCH = 64
 CHUNK_BYTES = 64 * 1024
 DEFAULT_MODE = 0o644
+
+_DURING = "while its files were in use"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +72,20 @@ class Files:
             TooLarge: The file has more than 16 MiB.
         """
         path = check_path(path)
-        await self._require_running(tenant, sandbox_id)
-        info = await self._existing(sandbox_id, path)
-        if info.is_dir:
-            return Directory(await self._node.list_files(sandbox_id, path))
-        content = bytearray()
-        chunks = self._node.read_file(sandbox_id, path, limit=MAX_ONE_SHOT_BYTES + 1)
-        try:
-            async for chunk in chunks:
-                content += chunk
-                if len(content) > MAX_ONE_SHOT_BYTES:
-                    raise _too_large()
-        finally:
-            await close(chunks)
-        return bytes(content)
+        async with self._running(tenant, sandbox_id):
+            info = await self._existing(sandbox_id, path)
+            if info.is_dir:
+                return Directory(await self._node.list_files(sandbox_id, path))
+            content = bytearray()
+            chunks = self._node.read_file(sandbox_id, path, limit=MAX_ONE_SHOT_BYTES + 1)
+            try:
+                async for chunk in chunks:
+                    content += chunk
+                    if len(content) > MAX_ONE_SHOT_BYTES:
+                        raise _too_large()
+            finally:
+                await close(chunks)
+            return bytes(content)
 
     async def stream(self, tenant: TenantId, sandbox_id: SandboxId, path: str) -> AsyncGenerator[bytes, None]:
         """
@@ -92,14 +96,14 @@ class Files:
             InvalidRequest: It is a directory.
         """
         path = check_path(path)
-        await self._require_running(tenant, sandbox_id)
-        return self._chunks(sandbox_id, path)
+        require_running(await self._store.get_sandbox(tenant, sandbox_id))
+        return self._chunks(tenant, sandbox_id, path)
 
     async def write(self, tenant: TenantId, sandbox_id: SandboxId, file: FileToWrite) -> int:
         """Write a file whole or not at all, parents created. Returns its size. Raises TooLarge above 16 MiB."""
         path = _check_write(file)
-        await self._require_running(tenant, sandbox_id)
-        return await self._write(sandbox_id, path, file)
+        async with self._running(tenant, sandbox_id):
+            return await self._write(sandbox_id, path, file)
 
     async def write_stream(
         self, tenant: TenantId, sandbox_id: SandboxId, path: str, chunks: AsyncIterator[bytes], mode: int
@@ -107,8 +111,8 @@ class Files:
         """As `write`, without a bound. If *chunks* raises, the file is as it was before."""
         path = check_writable(path)
         check_mode(mode)
-        await self._require_running(tenant, sandbox_id)
-        return await self._node.write_file(sandbox_id, path, chunks, mode)
+        async with self._running(tenant, sandbox_id):
+            return await self._node.write_file(sandbox_id, path, chunks, mode)
 
     async def write_batch(
         self, tenant: TenantId, sandbox_id: SandboxId, files: Sequence[FileToWrite]
@@ -116,43 +120,47 @@ class Files:
         """Write up to 64 files, in order; one that fails does not keep the others from being written."""
         if len(files) > MAX_BATCH:
             raise TooLarge(f"files may have {MAX_BATCH} rows at most; it has: {len(files)}")
-        await self._require_running(tenant, sandbox_id)
         outcomes = []
-        for file in files:
-            try:
-                size = await self._write(sandbox_id, _check_write(file), file)
-            except (InvalidRequest, LimitExceeded, FileNotFound, AlreadyExists) as error:
-                outcomes.append(WriteOutcome(file.path, None, error))
-            else:
-                outcomes.append(WriteOutcome(file.path, size, None))
+        async with self._running(tenant, sandbox_id):
+            for file in files:
+                try:
+                    size = await self._write(sandbox_id, _check_write(file), file)
+                except (InvalidRequest, LimitExceeded, FileNotFound, AlreadyExists) as error:
+                    outcomes.append(WriteOutcome(file.path, None, error))
+                else:
+                    outcomes.append(WriteOutcome(file.path, size, None))
         return outcomes
 
     async def stat(self, tenant: TenantId, sandbox_id: SandboxId, path: str) -> FileInfo | None:
         path = check_path(path)
-        await self._require_running(tenant, sandbox_id)
-        return await self._node.stat_file(sandbox_id, path)
+        async with self._running(tenant, sandbox_id):
+            return await self._node.stat_file(sandbox_id, path)
 
     async def make_directory(self, tenant: TenantId, sandbox_id: SandboxId, path: str, *, parents: bool) -> None:
         """With *parents*, an existing directory is fine. Raises AlreadyExists, FileNotFound (without a parent)."""
         path = check_writable(path)
-        await self._require_running(tenant, sandbox_id)
-        await self._node.make_directory(sandbox_id, path, parents=parents)
+        async with self._running(tenant, sandbox_id):
+            await self._node.make_directory(sandbox_id, path, parents=parents)
 
     async def move(self, tenant: TenantId, sandbox_id: SandboxId, source: str, destination: str) -> None:
         """Rename a file or directory, replacing a file. Raises FileNotFound, AlreadyExists."""
         source = check_writable(source, field="source")
         destination = check_writable(destination, field="destination")
-        await self._require_running(tenant, sandbox_id)
-        await self._node.move_file(sandbox_id, source, destination)
+        async with self._running(tenant, sandbox_id):
+            await self._node.move_file(sandbox_id, source, destination)
 
     async def remove(self, tenant: TenantId, sandbox_id: SandboxId, path: str) -> None:
         """Remove a file or symlink. Raises FileNotFound; InvalidRequest for a directory."""
         path = check_writable(path)
-        await self._require_running(tenant, sandbox_id)
-        await self._node.remove_file(sandbox_id, path, recursive=False)
+        async with self._running(tenant, sandbox_id):
+            await self._node.remove_file(sandbox_id, path, recursive=False)
 
-    async def _require_running(self, tenant: TenantId, sandbox_id: SandboxId) -> None:
+    @contextlib.asynccontextmanager
+    async def _running(self, tenant: TenantId, sandbox_id: SandboxId) -> AsyncIterator[None]:
+        """Check that it runs, and blame no guest whose sandbox ends within the block."""
         require_running(await self._store.get_sandbox(tenant, sandbox_id))
+        async with explaining_end(self._store, tenant, sandbox_id, _DURING):
+            yield
 
     async def _existing(self, sandbox_id: SandboxId, path: str) -> FileInfo:
         info = await self._node.stat_file(sandbox_id, path)
@@ -162,10 +170,15 @@ class Files:
             raise _too_large()
         return info
 
-    async def _chunks(self, sandbox_id: SandboxId, path: str) -> AsyncGenerator[bytes, None]:
+    async def _chunks(self, tenant: TenantId, sandbox_id: SandboxId, path: str) -> AsyncGenerator[bytes, None]:
         chunks = self._node.read_file(sandbox_id, path)
         try:
-            async for chunk in chunks:
+            while True:
+                async with explaining_end(self._store, tenant, sandbox_id, _DURING):
+                    try:
+                        chunk = await anext(chunks)
+                    except StopAsyncIteration:
+                        return
                 yield chunk
         finally:
             await close(chunks)
