@@ -10,6 +10,7 @@ import httpx
 import pytest
 from support.api import RunningApi
 
+from terpd.model.errors import GuestFault
 from terpd.model.ids import SandboxId
 
 MIB = 1024 * 1024
@@ -164,3 +165,46 @@ async def test_empty_download(api: RunningApi) -> None:
     await api.client.put(url(sandbox_id, "/content"), params={"path": "/tmp/f"}, content=b"")
     answer = await api.client.get(url(sandbox_id, "/content"), params={"path": "/tmp/f"})
     assert (answer.status_code, answer.content) == (200, b"")
+
+
+async def test_leaving_a_download_ends_its_reading(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sparse file has no end worth waiting for."""
+    sandbox = await api.create()
+    ended, given_up = asyncio.Event(), asyncio.Event()
+
+    async def endless(*_args: object, **_options: object) -> AsyncIterator[bytes]:
+        try:
+            while not given_up.is_set():
+                yield bytes(65536)
+                await asyncio.sleep(0)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(api.node, "read_file", endless)
+    async with api.client.stream("GET", url(sandbox, "/content"), params={"path": "/workspace/sparse"}) as answer:
+        await anext(answer.aiter_raw())
+    try:
+        async with asyncio.timeout(20):
+            await ended.wait()
+    finally:
+        given_up.set()
+
+
+@pytest.mark.parametrize("call", ["stat", "content", ""])
+async def test_terminating_ends_file_calls(api: RunningApi, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """They say that the sandbox has ended, and not that its guest is at fault."""
+    sandbox = await api.create()
+
+    async def terminated_meanwhile(*_args: object, **_options: object) -> None:
+        await api.client.delete(f"/v1/sandboxes/{sandbox}")
+        raise GuestFault("The guest is lost")
+
+    async def read(*_args: object, **_options: object) -> AsyncIterator[bytes]:
+        await terminated_meanwhile()
+        yield b""
+
+    monkeypatch.setattr(api.node, "stat_file", terminated_meanwhile)
+    monkeypatch.setattr(api.node, "read_file", read)
+    answer = await api.client.get(url(sandbox, f"/{call}".rstrip("/")), params={"path": "/workspace/a"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "state_conflict")
+    assert "user" in answer.json()["detail"]

@@ -14,6 +14,7 @@ import uvicorn
 
 from support.simulated_node import SimulatedNode
 from terpd.api import create_app
+from terpd.api.connection import Connection
 from terpd.api.pace import Pace
 from terpd.control.policy import Policy
 from terpd.control.services import Services
@@ -60,7 +61,9 @@ async def running_api(
     node = node or SimulatedNode()
     store = await open_sqlite(directory / "terp.db")
     services = Services(store, node, policy)
-    config = uvicorn.Config(create_app(services, pace=pace), port=0, log_config=None, lifespan="off", ws="none")
+    config = uvicorn.Config(
+        create_app(services, pace=pace), port=0, log_config=None, lifespan="off", http=Connection, ws="none"
+    )
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     async with services.running():

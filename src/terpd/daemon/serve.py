@@ -24,6 +24,7 @@ import structlog
 import uvicorn
 
 from terpd.api.app import create_app
+from terpd.api.connection import Connection
 from terpd.control.keys import SCOPES
 from terpd.control.services import Services
 from terpd.daemon.config import Config
@@ -99,7 +100,7 @@ async def _answer(services: Services, sock: socket.socket, config: Config, stop:
     settings = uvicorn.Config(
         create_app(services),
         loop="none",  # runs in ours
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         access_log=False,
