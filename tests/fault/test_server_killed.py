@@ -79,7 +79,7 @@ def test_killed_during_create(survivor: tuple[Server, Sandbox]) -> None:
     moments = random.Random("create")
 
     for _ in range(_ROUNDS):
-        with _killed_during(server, _post_create(server), moments.uniform(0.0, 0.9)):
+        with _killed_during(server, _post_create(server), moments.uniform(0.0, 0.4)):
             pass
 
         running = assert_consistent(server)
@@ -100,7 +100,7 @@ def test_killed_during_several_creates(survivor: tuple[Server, Sandbox]) -> None
         for thread in threads:
             thread.join()
 
-    with _killed_during(server, several, random.Random("several").uniform(0.4, 1.2)):
+    with _killed_during(server, several, random.Random("several").uniform(0.1, 0.6)):
         pass
 
     assert sandbox.id in assert_consistent(server)
@@ -158,7 +158,7 @@ def test_killed_during_pool_refill(own_server: OwnServer) -> None:
     claimed: set[str] = set()
 
     for _ in range(_ROUNDS - 1):
-        with _killed_during(server, _post_create(server), moments.uniform(0.0, 1.5)):
+        with _killed_during(server, _post_create(server), moments.uniform(0.0, 1.2)):
             pass
         now = assert_consistent(server, warm=1)
         assert claimed <= now
@@ -173,7 +173,7 @@ def test_killed_again_while_it_recovers(survivor: tuple[Server, Sandbox]) -> Non
     """Recovery itself may be killed at any moment; the next one finishes it."""
     server, sandbox = survivor
     moments = random.Random("recovery")
-    with _killed_during(server, _post_create(server), 0.3):
+    with _killed_during(server, _post_create(server), 0.15):
         for _ in range(_ROUNDS):
             server.start_and_kill(moments.uniform(0.3, 2.5))
 

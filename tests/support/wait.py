@@ -8,7 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PATIENCE_S = 40.0  # of a busy two-core machine under emulation; no test measures by it
+PATIENCE_S = 60.0  # of a busy two-core machine under emulation; no test measures by it
 
 
 def eventually(probe: Callable[[], T | None], *, what: str = "", patience_s: float = PATIENCE_S) -> T:

@@ -95,7 +95,7 @@ def test_package_tools_work_without_network(shared: Sandbox) -> None:
     shared.files.write("/tmp/pkg/usr/share/hello-terp", "installed\n")
 
     shared.exec("dpkg-deb --build /tmp/pkg /tmp/hello.deb", timeout=120).check()
-    shared.exec("apt-get install -y --no-download /tmp/hello.deb", timeout=240).check()
+    shared.exec("apt-get install -y /tmp/hello.deb", timeout=240).check()
 
     assert shared.files.read("/usr/share/hello-terp") == "installed\n"
     shared.exec("apt-get remove -y hello-terp", timeout=240).check()
