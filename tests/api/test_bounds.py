@@ -136,3 +136,15 @@ async def test_what_is_no_request(api: RunningApi, request_: bytes) -> None:
     status, body = await answered(api, request_)
     assert (status, body["code"]) == (400, "invalid_request")
     assert body["detail"]
+
+
+async def test_broken_chunk_is_told(api: RunningApi) -> None:
+    """400 also where the body breaks after the request was begun."""
+    sandbox = await api.create()
+    head = (
+        f"PUT {SANDBOXES}/{sandbox}/files/content?path=/workspace/a HTTP/1.1\r\nhost: x\r\n"
+        f"authorization: {api.client.headers['authorization']}\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    status, body = await answered(api, head.encode() + b"ZZ\r\nhello\r\n")
+    assert (status, body["code"]) == (400, "invalid_request")
+    assert (await api.client.get(f"{SANDBOXES}/{sandbox}/files", params={"path": "/workspace/a"})).status_code == 404

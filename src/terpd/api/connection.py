@@ -53,7 +53,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus, detail: str, code: str) -> None:
         """Answer and close; while another answer is on its way, only close."""
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             body = to_json({"detail": detail, "code": code})
             head = (
                 f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
