@@ -19,7 +19,7 @@ from terpd.node.guest.frames import MAX_REQUEST_BYTES
 from terpd.node.guest.inbox import Chunk
 
 ANSWER_S = 10.0  # for what the agent answers from memory; its first answer under emulation takes up to 2 s
-STALL_S = 60.0  # for what may wait for the guest's disk
+STALL_S = 25.0  # for what may wait for the guest's disk; clients hang up after 30 s of silence, and are to hear why
 
 
 PING = Request(ping=Ping())
