@@ -40,12 +40,16 @@ class SimulatedGuest:
 
     async def serve(self, host: Host) -> None:
         """The script of its agent: every call of one session."""
+        if not self.process.alive():
+            return  # accepted at the very moment of its death: a dead monitor's connections are closed
         self.sessions += 1
         if self.mute:
             await host.silence()
         host.raw(await host.preface())
         while True:
             stream, request = await host.request()
+            if not self.process.alive():
+                return
             if self.mute:
                 await host.silence()
             if self.hang_up:
@@ -175,6 +179,9 @@ class SimulatedVmm:
         async with scripted_agent(directory, guest.serve):
             ready()
             await guest.process.wait()
+            (directory / "agent.sock").unlink(missing_ok=True)
+            for _ in range(8):  # asyncio forgets, open, what it has accepted but not begun to serve when it stops
+                await asyncio.sleep(0)
 
 
 @asynccontextmanager

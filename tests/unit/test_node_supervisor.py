@@ -515,24 +515,14 @@ async def test_a_silent_guest_is_adopted_and_reached_later(host: Supervised, mon
 
 async def test_what_nobody_owns_is_reaped(host: Supervised) -> None:
     """A dead daemon's warm machine, one launched but not recorded, one never woken, rubbish: all of it goes."""
-    kept, unwoken = spec(), spec()
+    kept, unwoken, warm, unrecorded = spec(), spec(), spec(), spec()
     async with host.daemon(stop_machines=False) as supervisor:
-        await supervisor.start_machine(kept)
-        await supervisor.start_machine(unwoken)
-        host.guest(unwoken.sandbox_id).state = "frozen"
-        for name in ("warm", "unrecorded"):
-            await supervisor.start_machine(spec())
-            record = next(r for r in host.records() if r.sandbox_id not in (kept.sandbox_id, unwoken.sandbox_id))
-            changed = {"warm": {"sandbox_id": None}, "unrecorded": {"pid": None, "started": None}}[name]
-            supervisor._machines[record.machine_id].record = replace(record, **changed)
-            replace(record, **changed).write(host.machines / record.machine_id)
-            if name == "warm":  # the daemon would end it in order when it closes
-                machine = supervisor._machines.pop(record.machine_id)
-                await machine.release()
-                assert record.sandbox_id is not None
-                del supervisor._sandboxes[record.sandbox_id]
-            else:
-                supervisor._machines[record.machine_id].record = record
+        for each in (kept, unwoken, warm, unrecorded):
+            await supervisor.start_machine(each)
+    host.guest(unwoken.sandbox_id).state = "frozen"
+    for wanted, changes in ((warm, {"sandbox_id": None}), (unrecorded, {"pid": None, "started": None})):
+        record = host.record(wanted.sandbox_id)
+        replace(record, **changes).write(host.machines / record.machine_id)
     (host.machines / "m_empty").mkdir()
     (host.machines / "m_torn").mkdir()
     (host.machines / "m_torn" / "record.json").write_text('{"machine_id": "m_')

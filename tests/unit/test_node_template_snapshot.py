@@ -198,7 +198,7 @@ def test_what_machines_run_from_is_not_dropped(
     machine = imitate("terp-0a1b2c3d-m_1", snapshot / "memory")
     eventually(lambda: str(snapshot) in Path(f"/proc/{machine.pid}/maps").read_text())
 
-    with pytest.raises(StateConflict, match="1 machines"):
+    with pytest.raises(StateConflict, match="run from template"):
         drop_snapshots(tmp_path, "debian-12")
     assert snapshot.is_dir()
 

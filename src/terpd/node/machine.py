@@ -72,8 +72,10 @@ class Facilities:
         if cgroup := self.cgroups.find(machine_id):
             cgroup.kill()
             cgroup.remove()
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.directory(machine_id))
+        directory = self.directory(machine_id)
+        while directory.exists():
+            with contextlib.suppress(FileNotFoundError):  # something of it went by itself meanwhile: look again
+                shutil.rmtree(directory)
 
 
 class Machine:
