@@ -148,6 +148,17 @@ async def test_idempotency_key_returns_the_same_sandbox(api: RunningApi) -> None
     assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_mismatch")
 
 
+async def test_nothing_stored_depends_on_a_secret(api: RunningApi) -> None:
+    """A digest of env values could be tried against guesses, so a repetition with another value is a repetition."""
+    headers = {"idempotency-key": "abc"}
+    bodies = [{"template": "debian-12", "env": {"TOKEN": value}} for value in ("hunter2", "other")]
+
+    first, second = [await api.client.post("/v1/sandboxes", json=body, headers=headers) for body in bodies]
+
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json()["id"] == second.json()["id"]
+
+
 async def test_failed_create_frees_its_idempotency_key(api: RunningApi) -> None:
     """A repetition after a failure starts anew."""
     headers = {"idempotency-key": "abc"}

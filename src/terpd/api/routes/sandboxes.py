@@ -47,7 +47,10 @@ async def create(
     pace: GivenPace,
     body: CreateBody,
     idempotency_key: Annotated[
-        str | None, Header(description="Repeating a create with the same key and body returns the same sandbox")
+        str | None,
+        Header(
+            description="A create repeated with this key and body returns the same sandbox; env values are not compared"
+        ),
     ] = None,
 ) -> Response:
     """
@@ -60,7 +63,8 @@ async def create(
     planned = services.create.plan(caller.tenant, body.to_request())
     idempotency = None
     if idempotency_key is not None:
-        canonical = json.dumps(body.model_dump(), sort_keys=True).encode()
+        # Names of env without their values: a digest of secrets in the store could be tried against guesses.
+        canonical = json.dumps({**body.model_dump(), "env": sorted(body.env)}, sort_keys=True).encode()
         idempotency = Idempotency(idempotency_key, request_digest(canonical))
 
     def late(outcome: Sandbox | TerpError) -> bytes:
