@@ -45,6 +45,11 @@ def test_a_clone_has_no_network_no_balloon_and_a_full_sandbox() -> None:
     assert sandbox == "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
+def test_a_full_host_disk_is_the_guests_error() -> None:
+    """QEMU's default stops the guest when the host has no space left, and nothing would let it go on."""
+    assert "virtio-blk-device,drive=d0,werror=report,rerror=report" in line(None)
+
+
 def test_the_console_of_a_clone_is_bounded() -> None:
     """A guest that floods its console must not fill a disk or the monitor's memory."""
     assert "ringbuf,id=s0,size=65536" in line(None)

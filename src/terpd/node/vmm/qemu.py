@@ -87,7 +87,8 @@ def command_line(
         *("-device", "virtserialport,chardev=a0,name=terp.agent"),
         *("-blockdev", f"driver=file,node-name=f0,filename={_MOUNT}/disk.qcow2,discard=unmap,cache.no-flush=on"),
         *("-blockdev", "driver=qcow2,node-name=d0,file=f0,discard=unmap,cache.no-flush=on"),
-        *("-device", "virtio-blk-device,drive=d0"),
+        # A full host disk is the guest's I/O error. By default QEMU would stop the guest, and nobody would wake it.
+        *("-device", "virtio-blk-device,drive=d0,werror=report,rerror=report"),
         *("-chardev", f"socket,id=q0,fd={qmp_fd},server=on,wait=off"),
         *("-mon", "chardev=q0,mode=control"),
         *("-global", "migration.send-configuration=off"),
