@@ -126,10 +126,14 @@ mod tests {
         let connection: Arc<OwnedFd> = Arc::new(ours.into());
         let outlet = Arc::new(Outlet::new().unwrap());
         outlet.begin(1, connection.clone(), &[1; PREFACE_BYTES]).unwrap();
+        let (left, leaving) = std::sync::mpsc::channel();
         let writers: Vec<_> = (0..3)
             .map(|_| {
-                let outlet = outlet.clone();
-                std::thread::spawn(move || while outlet.send(1, &vec![0xAA; 50_000]).is_ok() {})
+                let (outlet, left) = (outlet.clone(), left.clone());
+                std::thread::spawn(move || {
+                    while outlet.send(1, &vec![0xAA; 50_000]).is_ok() {}
+                    left.send(()).unwrap();
+                })
             })
             .collect();
         let successor = {
@@ -139,16 +143,17 @@ mod tests {
                 outlet.send(2, b"new").unwrap();
             })
         };
-        for writer in writers {
-            writer.join().unwrap();
-        }
+        // The one that was in the middle of a frame; the others may get their turn only behind the new preface.
+        leaving.recv().unwrap();
         let mut seen = Vec::new();
         let mut buffer = vec![0; 65_536];
         while !seen.ends_with(b"new") {
             let count = theirs.read(&mut buffer).unwrap();
             seen.extend_from_slice(&buffer[..count]);
         }
-        successor.join().unwrap();
+        for thread in writers.into_iter().chain([successor]) {
+            thread.join().unwrap();
+        }
         let preface = seen.windows(PREFACE_BYTES).position(|window| window == PREFACE).unwrap();
         assert_eq!(&seen[preface + PREFACE_BYTES..], b"new");
         assert_eq!(outlet.send(1, b"old"), Err(SessionOver));
