@@ -7,7 +7,7 @@ use host::{eventually, start, Agent};
 use prost::Message;
 use terp_agent::proto::request::Call;
 use terp_agent::proto::status::Code;
-use terp_agent::proto::{reply, ExecAttach, ExecStart, Hello, Ping, Request, Stats};
+use terp_agent::proto::{reply, ExecAttach, ExecStart, Freeze, Hello, Ping, Request, Stats};
 use terp_agent::wire::frame::{Kind, HEADER_BYTES, MAX_PAYLOAD_BYTES};
 
 const INITIAL_CREDIT: usize = 262_144;
@@ -132,11 +132,14 @@ fn calls_are_bounded() {
     let agent = Agent::start();
     let mut host = agent.connect();
     host.open(start("quiet", "exec sleep 1000"));
+    host.receive();
     for _ in 0..256 {
         host.open(Call::ExecAttach(ExecAttach { exec_id: "quiet".into(), offset: 0 }));
     }
     let refused = host.newest;
     assert_eq!(host.finish(refused).code(), Code::Exhausted);
+    let frozen = host.call(Call::Freeze(Freeze { drop_page_cache: false }));
+    assert_eq!(frozen.code(), Code::Unavailable, "it is served, and finds no cgroup");
     for stream in 1..refused {
         host.send(Kind::Cancel, stream, b"");
     }

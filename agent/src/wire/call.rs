@@ -12,7 +12,7 @@ use prost::Message;
 use crate::fault::{Code, Fault};
 use crate::proto::{reply, Reply, Status};
 use crate::sync::{lock, wait};
-use crate::wire::frame::{encode, Kind};
+use crate::wire::frame::{encode, Kind, MAX_PAYLOAD_BYTES};
 use crate::wire::outlet::{Outlet, SessionOver};
 
 /// Credit each direction starts with, in bytes (FRAMING.md).
@@ -104,7 +104,11 @@ impl Call {
         if data.is_empty() {
             state.ended = true;
         } else {
-            state.inbound.push_back(data);
+            match state.inbound.back_mut() {
+                // Small pieces become one: each would cost more to keep than it holds.
+                Some(last) if last.len() + data.len() <= MAX_PAYLOAD_BYTES => last.extend_from_slice(&data),
+                _ => state.inbound.push_back(data),
+            }
         }
         self.poke_locked(state);
         Ok(())
@@ -256,5 +260,24 @@ impl Call {
         };
         let frame = encode(Kind::End, self.stream, |out| status.encode_raw(out));
         let _ = self.outlet.send(self.session, &frame);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What came in many small pieces waits as few large ones, in order, and its end behind it.
+    #[test]
+    fn small_pieces_are_kept_together() {
+        let call = Call::new(1, 1, Arc::new(Outlet::new().unwrap()));
+        let sent: Vec<u8> = (0..100_000u32).map(|index| index.to_le_bytes()[0]).collect();
+        for byte in &sent {
+            call.deliver(vec![*byte]).unwrap();
+        }
+        call.deliver(Vec::new()).unwrap();
+        let (pieces, ended) = call.take_inbound();
+        assert_eq!(pieces.len(), 2);
+        assert!(ended && Vec::from(pieces).concat() == sent);
     }
 }
