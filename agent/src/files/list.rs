@@ -39,17 +39,23 @@ pub(crate) fn list(call: &Call, ask: &FileList) -> Result<(), Stop> {
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        let found = match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(found) => found,
+        let printed = name.to_string_lossy().into_owned();
+        let info = match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => describe(printed, &found),
             // Gone since it was read.
             Err(Errno::NOENT) => continue,
-            Err(errno) => return Err(Fault::os(errno, path).into()),
+            // Such as a mount point whose FUSE server has died: that must not hide what lies beside it.
+            Err(_) => FileInfo {
+                name: printed,
+                is_dir: entry.file_type().is_dir(),
+                is_symlink: entry.file_type().is_symlink(),
+                ..FileInfo::default()
+            },
         };
         total += 1;
         if total > MAX_ENTRIES {
             return Err(Fault::exhausted(format!("{path}: more than {MAX_ENTRIES} entries")).into());
         }
-        let info = describe(name.to_string_lossy().into_owned(), &found);
         bytes += info.encoded_len() + 8;
         batch.entries.push(info);
         if batch.entries.len() >= BATCH_ENTRIES || bytes >= BATCH_BYTES {
