@@ -7,8 +7,11 @@
 //! Execs and files are served in booted (a template is being prepared) and awake.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::rand::GetRandomFlags;
 
 use crate::cgroup::Cgroups;
@@ -16,7 +19,7 @@ use crate::exec::Execs;
 use crate::fault::{Code, Fault};
 use crate::files::WriteRoots;
 use crate::proto::{Hello, HelloReply};
-use crate::sync::lock;
+use crate::sync::{lock, wait_while};
 
 /// Generation of the wire this agent speaks.
 const WIRE_VERSION: u32 = 1;
@@ -42,13 +45,17 @@ pub(crate) struct Life {
     pub(crate) phase: Phase,
     /// The sandbox's environment: here and in the processes it is given to, never on disk.
     pub(crate) env: BTreeMap<String, String>,
+    /// Execs that are being started.
+    starting: usize,
 }
 
 pub(crate) struct Agent {
     /// The machine is ours: clock, names and entropy are set. False off PID 1, where they are someone else's.
     pub(crate) owns_machine: bool,
-    /// Held while an exec is spawned, so that none slips into a cgroup that is being frozen.
+    /// Never held over anything that may take long, such as the start of a program: every call looks at it.
     pub(crate) life: Mutex<Life>,
+    /// An exec has started, or has failed to.
+    started: Condvar,
     /// Held by Freeze and Wake: one at a time.
     pub(crate) transition: Mutex<()>,
     pub(crate) execs: Arc<Execs>,
@@ -57,12 +64,15 @@ pub(crate) struct Agent {
     pub(crate) roots: WriteRoots,
     /// What the template gives every command.
     pub(crate) image_env: BTreeMap<String, String>,
+    /// Held open, since a user may remove them or put anything in their place.
+    pub(crate) null: OwnedFd,
+    pub(crate) random: OwnedFd,
     boot_id: [u8; 16],
 }
 
 impl Agent {
     /// # Errors
-    /// The kernel refused what the watching of execs needs.
+    /// A device is missing, or the kernel refused what the watching of execs needs.
     pub(crate) fn new(
         owns_machine: bool,
         cgroups: Option<Cgroups>,
@@ -72,15 +82,19 @@ impl Agent {
         let mut boot_id = [0; 16];
         // Never waits for the pool to fill: this names a boot, it protects nothing.
         rustix::rand::getrandom(&mut boot_id, GetRandomFlags::INSECURE)?;
+        let device = |path: &str| rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
         let cgroups = cgroups.map(Arc::new);
         Ok(Self {
             owns_machine,
-            life: Mutex::new(Life { phase: Phase::Booted, env: BTreeMap::new() }),
+            life: Mutex::new(Life { phase: Phase::Booted, env: BTreeMap::new(), starting: 0 }),
+            started: Condvar::new(),
             transition: Mutex::new(()),
             execs: Arc::new(Execs::new(cgroups.clone())?),
             cgroups,
             roots,
             image_env,
+            null: device("/dev/null")?,
+            random: device("/dev/urandom")?,
             boot_id,
         })
     }
@@ -102,10 +116,51 @@ impl Agent {
     pub(crate) fn check_awake(&self) -> Result<(), Fault> {
         lock(&self.life).check_awake()
     }
+
+    /// Begins the start of an exec, with what *prepare* makes of the sandbox's environment. Freeze waits for its end.
+    ///
+    /// # Errors
+    /// UNAVAILABLE while frozen, and what *prepare* fails with.
+    pub(crate) fn begin_start<T>(
+        &self,
+        prepare: impl FnOnce(&BTreeMap<String, String>) -> Result<T, Fault>,
+    ) -> Result<(Starting<'_>, T), Fault> {
+        let mut life = lock(&self.life);
+        life.check_awake()?;
+        let prepared = prepare(&life.env)?;
+        life.starting += 1;
+        Ok((Starting(self), prepared))
+    }
+
+    /// Lets no exec start any more, and waits for those that are being started: a process that is born into a frozen
+    /// cgroup would stop before its program runs, and the thread that waits for that with it. Returns the phase before.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: one is still being started after *bound*. The phase is what it was.
+    pub(crate) fn stop_starts(&self, bound: Duration) -> Result<Phase, Fault> {
+        let mut life = lock(&self.life);
+        let before = std::mem::replace(&mut life.phase, Phase::Frozen);
+        let (mut life, all_over) = wait_while(&self.started, life, bound, |life| life.starting > 0);
+        if all_over {
+            return Ok(before);
+        }
+        life.phase = before;
+        Err(Fault::new(Code::Unavailable, "a command is being started and does not get on"))
+    }
+}
+
+/// The start of an exec that is under way.
+pub(crate) struct Starting<'a>(&'a Agent);
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.life).starting -= 1;
+        self.0.started.notify_all();
+    }
 }
 
 impl Life {
-    pub(crate) fn check_awake(&self) -> Result<(), Fault> {
+    fn check_awake(&self) -> Result<(), Fault> {
         if self.phase == Phase::Frozen {
             return Err(Fault::new(Code::Unavailable, "the guest is frozen: Wake comes first"));
         }

@@ -20,7 +20,7 @@ use rustix::system::RebootCommand;
 use crate::agent::Agent;
 use crate::cgroup::Cgroups;
 use crate::exec::watch;
-use crate::files::WriteRoots;
+use crate::files::{WriteRoots, MADE_ROOTS};
 use crate::log;
 use crate::stats::memory_total;
 use crate::wire::channel::{find_port, Channel};
@@ -33,9 +33,9 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 const DEVICE_BOUND: Duration = Duration::from_secs(30);
 /// Memory user processes never get: the agent's worst case (rings, threads, calls) and the kernel's working room.
 const RESERVED_BYTES: u64 = 48 << 20;
-/// Most processes of a user; fewer where memory is small, at about 128 KiB of kernel memory for each.
+/// Most processes and threads of a user. The kernel has its own bound, by memory, and counts those of root and its own
+/// in it too: a quarter stays for them and for the agent.
 const MAX_PROCESSES: u64 = 16_384;
-const BYTES_PER_PROCESS: u64 = 128 << 10;
 /// Largest environment file of a template.
 const MAX_ENV_BYTES: u64 = 256 << 10;
 
@@ -172,7 +172,7 @@ fn mount_rest() -> Result<(), BootError> {
 }
 
 fn prepare_directories() -> Result<(), BootError> {
-    for (path, mode) in [("/workspace", 0o755), ("/tmp", 0o1777)] {
+    for (path, mode) in MADE_ROOTS {
         step(path, fs::create_dir_all(path))?;
         step(path, rustix::fs::chmod(path, Mode::from_raw_mode(mode)))?;
     }
@@ -188,10 +188,12 @@ fn set_up_cgroups() -> std::io::Result<Cgroups> {
     fs::create_dir_all(&user)?;
     fs::write(own.join("cgroup.procs"), "1")?;
     let total = memory_total(&fs::read_to_string("/proc/meminfo")?);
+    let threads = fs::read_to_string("/proc/sys/kernel/threads-max")?;
+    let threads = threads.trim().parse().unwrap_or(MAX_PROCESSES);
     let limits = [
         (own.join("cpu.weight"), 1000),
         (user.join("memory.max"), total.saturating_sub(RESERVED_BYTES).max(total / 2)),
-        (user.join("pids.max"), MAX_PROCESSES.min(total / BYTES_PER_PROCESS)),
+        (user.join("pids.max"), MAX_PROCESSES.min(threads / 4 * 3)),
     ];
     for (file, value) in limits {
         if let Err(error) = fs::write(&file, value.to_string()) {

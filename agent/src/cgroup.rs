@@ -3,16 +3,16 @@
 //! A cgroup outlives its exec while a daemon that the command left behind is in it; an empty one is used
 //! again, which is quicker than making and removing one each time.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::sync::lock;
@@ -21,7 +21,8 @@ use crate::sync::lock;
 const SPARE: usize = 8;
 
 pub(crate) struct Cgroups {
-    base: PathBuf,
+    /// Held open, and everything is reached through it: a user may unmount the path or mount something over it.
+    base: OwnedFd,
     next: AtomicU64,
     idle: Mutex<Idle>,
 }
@@ -35,7 +36,7 @@ struct Idle {
 
 /// One exec's cgroup.
 pub(crate) struct Group {
-    path: PathBuf,
+    name: String,
     directory: OwnedFd,
     /// It was killed once. Linux (seen on 6.12.95 and 6.18.44) also kills whatever is cloned into such a cgroup
     /// later, since the cloner's own cgroup counts fewer kills: it cannot be used again.
@@ -51,13 +52,14 @@ impl Cgroups {
                 let _ = fs::remove_dir(entry.path());
             }
         }
-        let cgroups = Self { base: base.to_owned(), next: AtomicU64::new(1), idle: Mutex::default() };
+        let base = open_directory(rustix::fs::CWD, base)?;
+        let cgroups = Self { base, next: AtomicU64::new(1), idle: Mutex::default() };
         let first = cgroups.make()?;
         lock(&cgroups.idle).spare.push(first);
         Ok(cgroups)
     }
 
-    /// An empty cgroup.
+    /// An empty cgroup: one that was used before, where there is one.
     pub(crate) fn acquire(&self) -> io::Result<Group> {
         if let Some(group) = lock(&self.idle).spare.pop() {
             return Ok(group);
@@ -65,13 +67,17 @@ impl Cgroups {
         self.make()
     }
 
-    fn make(&self) -> io::Result<Group> {
+    /// A new cgroup.
+    pub(crate) fn make(&self) -> io::Result<Group> {
         loop {
-            let path = self.base.join(format!("exec-{}", self.next.fetch_add(1, Ordering::Relaxed)));
-            match fs::create_dir(&path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-                Ok(()) => return Group::open(path),
+            let name = format!("exec-{}", self.next.fetch_add(1, Ordering::Relaxed));
+            match rustix::fs::mkdirat(&self.base, &*name, Mode::from_raw_mode(0o755)) {
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+                Ok(()) => {
+                    let directory = open_directory(&self.base, &*name)?;
+                    return Ok(Group { name, directory, spent: AtomicBool::new(false) });
+                }
             }
         }
     }
@@ -86,7 +92,7 @@ impl Cgroups {
             } else if idle.spare.len() < SPARE && !group.spent.load(Ordering::Relaxed) {
                 idle.spare.push(group);
             } else {
-                let _ = fs::remove_dir(&group.path);
+                let _ = rustix::fs::unlinkat(&self.base, &*group.name, AtFlags::REMOVEDIR);
             }
         }
     }
@@ -105,8 +111,8 @@ impl Cgroups {
 
     fn try_freeze(&self, bound: Duration) -> io::Result<()> {
         let deadline = Instant::now() + bound;
-        let events = fs::File::open(self.base.join("cgroup.events"))?;
-        fs::write(self.base.join("cgroup.freeze"), "1")?;
+        let events = open_file(&self.base, "cgroup.events", OFlags::RDONLY)?;
+        write(&self.base, "cgroup.freeze", "1")?;
         loop {
             // Reading arms the next notification, so a change after it is not missed.
             if read_flag(events.as_fd(), "frozen")? {
@@ -122,22 +128,16 @@ impl Cgroups {
     }
 
     pub(crate) fn thaw(&self) -> io::Result<()> {
-        fs::write(self.base.join("cgroup.freeze"), "0")
+        write(&self.base, "cgroup.freeze", "0")
     }
 
     /// Text of *file* of the common cgroup, None where its controller is absent.
     pub(crate) fn read(&self, file: &str) -> Option<String> {
-        fs::read_to_string(self.base.join(file)).ok()
+        read(&self.base, file).ok()
     }
 }
 
 impl Group {
-    fn open(path: PathBuf) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(&path, flags, Mode::empty())?;
-        Ok(Self { path, directory, spent: AtomicBool::new(false) })
-    }
-
     /// What `CLONE_INTO_CGROUP` takes.
     pub(crate) fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
@@ -146,7 +146,7 @@ impl Group {
     /// Kills every process in it, forks in flight included.
     pub(crate) fn kill(&self) -> io::Result<()> {
         self.spend();
-        fs::write(self.path.join("cgroup.kill"), "1")
+        write(&self.directory, "cgroup.kill", "1")
     }
 
     /// Keeps it from being used again.
@@ -155,15 +155,34 @@ impl Group {
     }
 
     fn is_inhabited(&self) -> bool {
-        let events = fs::File::open(self.path.join("cgroup.events"));
+        let events = open_file(&self.directory, "cgroup.events", OFlags::RDONLY);
         events.is_ok_and(|events| read_flag(events.as_fd(), "populated").unwrap_or(true))
     }
 
     /// Processes killed here for want of memory since the cgroup was made; 0 without the memory controller.
     pub(crate) fn oom_kills(&self) -> u64 {
-        let text = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        let text = read(&self.directory, "memory.events").unwrap_or_default();
         value(&text, "oom_kill").unwrap_or(0)
     }
+}
+
+fn open_directory(from: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(from, path, flags, Mode::empty())?)
+}
+
+fn open_file(directory: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
+    Ok(rustix::fs::openat(directory, name, flags | OFlags::CLOEXEC, Mode::empty())?.into())
+}
+
+fn write(directory: &OwnedFd, name: &str, text: &str) -> io::Result<()> {
+    open_file(directory, name, OFlags::WRONLY)?.write_all(text.as_bytes())
+}
+
+fn read(directory: &OwnedFd, name: &str) -> io::Result<String> {
+    let mut text = String::new();
+    open_file(directory, name, OFlags::RDONLY)?.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// A "key value" line's value.

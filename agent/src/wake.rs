@@ -4,11 +4,12 @@
 //! and what it needs of the file system is done in place.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, CWD};
 use rustix::io::Errno;
 use rustix::time::{clock_gettime, clock_settime, ClockId, Timespec};
 
@@ -34,7 +35,7 @@ const ENTROPY_BYTES: std::ops::RangeInclusive<usize> = 32..=64;
 pub(crate) fn wake(agent: &Agent, ask: Wake) -> Result<WakeReply, Fault> {
     check(&ask)?;
     let _one = lock(&agent.transition);
-    let clock_step_ns = if agent.owns_machine { become_own(&ask)? } else { clock_offset(ask.unix_time_ns) };
+    let clock_step_ns = if agent.owns_machine { become_own(agent, &ask)? } else { clock_offset(ask.unix_time_ns) };
     let mut life = lock(&agent.life);
     life.env = ask.env;
     if let Some(cgroups) = &agent.cgroups {
@@ -61,9 +62,9 @@ fn check(ask: &Wake) -> Result<(), Fault> {
     check_env(&ask.env)
 }
 
-fn become_own(ask: &Wake) -> Result<i64, Fault> {
+fn become_own(agent: &Agent, ask: &Wake) -> Result<i64, Fault> {
     // Entropy first: from here on no two clones draw the same numbers.
-    reseed(&ask.entropy).map_err(|errno| Fault::os(errno, "cannot reseed the kernel"))?;
+    reseed(&agent.random, &ask.entropy).map_err(|errno| Fault::os(errno, "cannot reseed the kernel"))?;
     let clock_step_ns = clock_offset(ask.unix_time_ns);
     let now = Timespec { tv_sec: ask.unix_time_ns / NS_PER_S, tv_nsec: ask.unix_time_ns % NS_PER_S };
     clock_settime(ClockId::Realtime, now).map_err(|errno| Fault::os(errno, "cannot set the clock"))?;
@@ -101,8 +102,7 @@ const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
 const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 
 /// Feeds the pool and makes the generator take from it now. Writing to the device would only do the former.
-fn reseed(entropy: &[u8]) -> Result<(), Errno> {
-    let device = rustix::fs::open("/dev/urandom", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+fn reseed(device: &OwnedFd, entropy: &[u8]) -> Result<(), Errno> {
     let mut info = PoolInfo { entropy_bits: 0, bytes: 0, buffer: [0; 64] };
     for (target, source) in info.buffer.iter_mut().zip(entropy) {
         *target = *source;
@@ -122,11 +122,26 @@ fn reseed(entropy: &[u8]) -> Result<(), Errno> {
 
 fn name_in_files(hostname: &str) -> Result<(), Errno> {
     replace_text("/etc/hostname", format!("{hostname}\n").as_bytes())?;
-    if std::fs::metadata("/etc/hosts").is_ok_and(|found| !found.is_file() || found.len() > MAX_HOSTS_BYTES) {
-        return Ok(());
+    match hosts_before(Path::new("/etc/hosts")) {
+        Some(before) => replace_text("/etc/hosts", hosts_with(&before, hostname).as_bytes()),
+        None => Ok(()),
     }
-    let before = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
-    replace_text("/etc/hosts", hosts_with(&before, hostname).as_bytes())
+}
+
+/// What stands in the file, nothing where it is absent. None for what is not ours to change or might block the thread
+/// that reads the channel: too large, no text, a link, no regular file.
+fn hosts_before(path: &Path) -> Option<String> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Some(String::new()),
+        Err(_) => return None,
+    };
+    let found = file.metadata().ok()?;
+    let mut text = String::new();
+    (found.is_file() && found.len() <= MAX_HOSTS_BYTES).then_some(())?;
+    file.take(MAX_HOSTS_BYTES).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 fn hosts_with(before: &str, hostname: &str) -> String {
@@ -176,8 +191,7 @@ pub(crate) fn freeze(agent: &Agent, ask: Freeze) -> Result<(), Fault> {
         return Err(Fault::new(Code::Unavailable, "there is no cgroup to freeze"));
     };
     let _one = lock(&agent.transition);
-    // From here on no exec is started; one that is being started has the lock.
-    let before = std::mem::replace(&mut lock(&agent.life).phase, Phase::Frozen);
+    let before = agent.stop_starts(FREEZE_BOUND)?;
     let outcome = cgroups
         .freeze(FREEZE_BOUND)
         .map_err(|error| Fault::new(Code::Unavailable, format!("user processes did not stop: {error}")))
@@ -195,6 +209,9 @@ pub(crate) fn freeze(agent: &Agent, ask: Freeze) -> Result<(), Fault> {
 /// whose server is frozen.
 fn settle(agent: &Agent, drop_page_cache: bool) -> std::io::Result<()> {
     for path in [Path::new("/")].into_iter().chain(agent.roots.paths()) {
+        if !is_on_disk(path) {
+            continue;
+        }
         if let Ok(directory) = File::open(path) {
             rustix::fs::syncfs(&directory)?;
         }
@@ -203,6 +220,18 @@ fn settle(agent: &Agent, drop_page_cache: bool) -> std::io::Result<()> {
         std::fs::write("/proc/sys/vm/drop_caches", "1")?;
     }
     Ok(())
+}
+
+/// Whether *path* is a directory of a file system on a block device, found out without asking a FUSE server, which
+/// would never answer: a user may have mounted one right here. Links are not followed, since they may lead into one.
+fn is_on_disk(path: &Path) -> bool {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(place) = rustix::fs::openat(CWD, path, flags, Mode::empty()) else {
+        return false;
+    };
+    let look = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    // Without a block device a file system has an anonymous device number, of major 0.
+    rustix::fs::statx(place.as_fd(), "", look, StatxFlags::TYPE).is_ok_and(|found| found.stx_dev_major != 0)
 }
 
 #[cfg(test)]
@@ -214,6 +243,34 @@ mod tests {
     fn hosts_keeps_what_is_not_ours() {
         assert_eq!(hosts_with("", "a"), "127.0.0.1\tlocalhost\n127.0.1.1\ta\n");
         assert_eq!(hosts_with("::1 x\n127.0.1.1 old\n10.0.0.9 db", "new"), "::1 x\n10.0.0.9 db\n127.0.1.1\tnew\n");
+    }
+
+    /// A hosts file is read where it is a plain one, and never waited for.
+    #[test]
+    fn only_plain_hosts_files_are_read() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("hosts");
+        assert_eq!(hosts_before(&path).as_deref(), Some(""));
+        std::fs::write(&path, "::1 x\n").unwrap();
+        assert_eq!(hosts_before(&path).as_deref(), Some("::1 x\n"));
+        let (link, fifo) = (top.path().join("link"), top.path().join("fifo"));
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        for odd in [&link, &fifo, top.path()] {
+            assert_eq!(hosts_before(odd), None, "{odd:?}");
+        }
+        std::fs::write(&path, "x".repeat(70_000)).unwrap();
+        assert_eq!(hosts_before(&path), None);
+    }
+
+    /// What has no disk is not written out, nor is a link followed to it.
+    #[test]
+    fn only_disks_are_written_out() {
+        let top = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/", top.path().join("link")).unwrap();
+        for path in [Path::new("/proc"), &top.path().join("link"), &top.path().join("none")] {
+            assert!(!is_on_disk(path), "{path:?}");
+        }
     }
 
     /// A torn or foolish Wake is refused before anything is touched.

@@ -4,11 +4,13 @@
 //! Running ── main process reaped ──► Draining ── pipes closed, or 500 ms ──► Exited ── 60 s ──► forgotten
 //! ```
 //! `Execs` is the table, `Exec` one command; `watch` is the thread that moves pipes and time, `serve` the calls,
-//! `spawn` and `command` the start, `ring` the output, `tree` killing where there is no cgroup.
+//! `birth`, `spawn` and `command` the start, `input` stdin, `ring` the output, `tree` killing where there is no cgroup.
 //!
 //! Locks are taken in the order life, table, exec, call.
 
+pub(crate) mod birth;
 pub(crate) mod command;
+pub(crate) mod input;
 pub(crate) mod one;
 pub(crate) mod ring;
 pub(crate) mod serve;
@@ -18,12 +20,13 @@ pub(crate) mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cgroup::Cgroups;
+use crate::exec::birth::Birth;
 use crate::exec::one::Exec;
 use crate::exec::ring::Budget;
-use crate::exec::watch::Poller;
+use crate::exec::watch::{Ending, Poller};
 use crate::fault::{Code, Fault};
 use crate::sync::lock;
 
@@ -35,7 +38,9 @@ const MAX_EXITED: usize = 64;
 #[derive(Default)]
 struct Table {
     by_key: BTreeMap<u64, Arc<Exec>>,
+    /// Those that are being started have theirs already.
     by_id: BTreeMap<String, u64>,
+    births: BTreeMap<u64, Arc<Birth>>,
     /// Main processes not yet reaped.
     by_pid: BTreeMap<i32, u64>,
     next_key: u64,
@@ -59,54 +64,110 @@ impl Execs {
         key.cloned().ok_or_else(|| Fault::new(Code::NotFound, format!("no such exec: {id}")))
     }
 
+    /// Signals an exec; one that is being started gets it when it has started.
+    pub(crate) fn signal(&self, id: &str, signal: i32) -> Result<(), Fault> {
+        {
+            let table = lock(&self.table);
+            if let Some(birth) = table.by_id.get(id).and_then(|key| table.births.get(key)) {
+                birth.signal(signal);
+                self.poller.ring();
+                return Ok(());
+            }
+        }
+        self.find(id)?.signal(signal)
+    }
+
     fn by_key(&self, key: u64) -> Option<Arc<Exec>> {
         lock(&self.table).by_key.get(&key).cloned()
     }
 
     pub(crate) fn count_running(&self) -> usize {
-        lock(&self.table).by_pid.len()
+        let table = lock(&self.table);
+        table.by_pid.len() + table.births.len()
     }
 
-    /// Starts a process with *start* and records it. The table is locked meanwhile, so that a process that
-    /// ends at once is not reaped before its pid is known.
-    pub(crate) fn add(&self, id: &str, start: impl FnOnce(u64) -> Result<Exec, Fault>) -> Result<Arc<Exec>, Fault> {
+    /// Starts a process with *start* and records it. The table is open meanwhile: the kernel may take long over a program.
+    pub(crate) fn add(
+        &self,
+        id: &str,
+        timeout: Option<Duration>,
+        start: impl FnOnce(u64, &Birth) -> Result<Exec, Fault>,
+    ) -> Result<Arc<Exec>, Fault> {
+        let birth = Arc::new(Birth::new(timeout));
+        let key = self.reserve(id, &birth)?;
+        // For the birth, and for the deadline of what is born.
+        self.poller.ring();
+        let outcome = start(key, &birth);
         let mut table = lock(&self.table);
-        if table.by_id.contains_key(id) {
-            return Err(Fault::new(Code::Exists, format!("an exec of this id exists: {id}")));
-        }
-        if table.by_pid.len() >= MAX_RUNNING {
-            return Err(Fault::exhausted(format!("too many commands at once: {MAX_RUNNING}")));
-        }
-        let key = table.next_key;
-        table.next_key += 1;
-        let exec = Arc::new(start(key)?);
-        table.by_id.insert(id.to_owned(), key);
-        table.by_pid.insert(exec.pid(), key);
+        table.births.remove(&key);
+        let exec = match outcome {
+            Ok(exec) => Arc::new(exec),
+            Err(fault) => {
+                table.by_id.remove(id);
+                return Err(fault);
+            }
+        };
         table.by_key.insert(key, exec.clone());
+        let ending = birth.ending();
+        if ending.is_none() {
+            table.by_pid.insert(exec.pid(), key);
+        }
         drop(table);
         exec.watch_output();
-        if exec.has_timeout() {
+        if let Some(ending) = ending {
+            exec.main_ended(ending);
+        }
+        for signal in birth.take_signals() {
+            let _ = exec.signal(signal);
+        }
+        if ending.is_some() || exec.is_late() {
             self.poller.ring();
         }
         Ok(exec)
     }
 
-    /// A child was reaped: an exec's main process, or an orphan nobody asks about.
-    fn reaped(&self, pid: i32, status: rustix::process::WaitStatus) {
-        let exec = {
-            let mut table = lock(&self.table);
-            let key = table.by_pid.remove(&pid);
-            key.and_then(|key| table.by_key.get(&key).cloned())
-        };
-        if let Some(exec) = exec {
-            exec.main_ended(status);
+    fn reserve(&self, id: &str, birth: &Arc<Birth>) -> Result<u64, Fault> {
+        let mut table = lock(&self.table);
+        if table.by_id.contains_key(id) {
+            return Err(Fault::new(Code::Exists, format!("an exec of this id exists: {id}")));
         }
+        if table.by_pid.len() + table.births.len() >= MAX_RUNNING {
+            return Err(Fault::exhausted(format!("too many commands at once: {MAX_RUNNING}")));
+        }
+        let key = table.next_key;
+        table.next_key += 1;
+        table.by_id.insert(id.to_owned(), key);
+        table.births.insert(key, birth.clone());
+        Ok(key)
+    }
+
+    /// A child ended and is about to be reaped: until then its pid is nobody else's. Returns the exec it was the main
+    /// process of, to be told afterwards; a birth is told here, and an orphan nobody asks about.
+    fn take_ended(&self, pid: i32, ending: Ending) -> Option<Arc<Exec>> {
+        let mut table = lock(&self.table);
+        if let Some(key) = table.by_pid.remove(&pid) {
+            return table.by_key.get(&key).cloned();
+        }
+        if let Some(birth) = table.births.values().find(|birth| birth.is_of(pid)) {
+            birth.end(ending);
+        }
+        None
     }
 
     /// Does what is due at *now*. Returns the next instant at which something will be.
     fn tend(&self, now: Instant) -> Option<Instant> {
-        let execs: Vec<_> = lock(&self.table).by_key.values().cloned().collect();
-        let next = execs.iter().filter_map(|exec| exec.tend(now, self.cgroups.as_deref())).min();
+        let (execs, birth_due) = {
+            let table = lock(&self.table);
+            let due = table.births.values().filter_map(|birth| birth.tend(now)).min();
+            if let (Some(cgroups), true) = (&self.cgroups, table.births.values().any(|birth| birth.is_overdue(now))) {
+                // If it was a user who froze the cgroup, nothing could be started ever after. Freeze did not: it waits
+                // for births, and while there is one it has not begun.
+                let _ = cgroups.thaw();
+            }
+            (table.by_key.values().cloned().collect::<Vec<_>>(), due)
+        };
+        let due = execs.iter().filter_map(|exec| exec.tend(now, self.cgroups.as_deref()));
+        let next = due.chain(birth_due).min();
         let mut exited: Vec<_> = execs.iter().filter_map(|exec| Some((exec.settled_at()?, exec))).collect();
         exited.sort_by_key(|(at, _)| *at);
         let surplus = exited.len().saturating_sub(MAX_EXITED);

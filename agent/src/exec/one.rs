@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::process::WaitStatus;
 
 use crate::cgroup::{Cgroups, Group};
+use crate::exec::input::Input;
 use crate::exec::ring::{Ring, Stream};
 use crate::exec::tree;
-use crate::exec::watch::Poller;
+use crate::exec::watch::{Ending, Poller};
 use crate::fault::Fault;
 use crate::proto::ExecExited;
 use crate::sync::lock;
@@ -24,6 +24,9 @@ pub(crate) const ATTACHABLE_FOR: Duration = Duration::from_mins(1);
 const GRACE: Duration = Duration::from_secs(2);
 /// How long output is awaited once the main process has ended (agent.proto).
 const DRAIN: Duration = Duration::from_millis(500);
+/// How much of it (agent.proto): what its two pipes can hold at their largest (/proc/sys/fs/pipe-max-size). Time alone is
+/// no bound for what is left behind and writes without end, since waiting for a slow reader does not count.
+const DRAIN_BYTES: usize = 2 << 20;
 /// From the end of a command to the SIGHUP for what it left (agent.proto): `setsid x &` and `nohup x &` are children of
 /// the shell first, and a shell that has nothing else to do ends before they have made themselves safe.
 const HANG_UP_AFTER: Duration = Duration::from_secs(2);
@@ -67,23 +70,13 @@ pub(crate) struct Parts {
 
 enum Phase {
     Running,
-    Draining { until: Instant, exited: ExecExited },
+    Draining { until: Instant, left_bytes: usize, exited: ExecExited },
     Exited { at: Instant, exited: ExecExited },
 }
 
 struct Pipe {
     end: OwnedFd,
     /// In the poller. An output pipe that is not, though open, waits for a reader: the command is held back.
-    watched: bool,
-}
-
-struct Input {
-    end: OwnedFd,
-    queue: VecDeque<Vec<u8>>,
-    /// Written bytes of the first piece.
-    written: usize,
-    /// Close the pipe when the queue is empty.
-    ending: bool,
     watched: bool,
 }
 
@@ -98,9 +91,7 @@ struct State {
     ring: Ring,
     stdout: Option<Pipe>,
     stderr: Option<Pipe>,
-    stdin: Option<Input>,
-    /// Bytes of stdin that left the queue since the starting call looked last.
-    stdin_consumed: usize,
+    stdin: Input,
     readers: Vec<Reader>,
     group: Option<Group>,
     oom_kills: u64,
@@ -133,14 +124,7 @@ impl Exec {
                 ring: parts.ring,
                 stdout: pipe(parts.stdout),
                 stderr: pipe(parts.stderr),
-                stdin: parts.stdin.map(|end| Input {
-                    end,
-                    queue: VecDeque::new(),
-                    written: 0,
-                    ending: false,
-                    watched: false,
-                }),
-                stdin_consumed: 0,
+                stdin: Input::new(parts.stdin),
                 readers: Vec::new(),
                 group: parts.group,
                 oom_kills: parts.oom_kills,
@@ -164,8 +148,9 @@ impl Exec {
         self.pid
     }
 
-    pub(crate) fn has_timeout(&self) -> bool {
-        lock(&self.state).timeout_at.is_some()
+    /// Its timeout has passed, and nothing was done about it yet.
+    pub(crate) fn is_late(&self) -> bool {
+        lock(&self.state).timeout_at.is_some_and(|at| at <= Instant::now())
     }
 
     /// When it exited, once nothing is left to be done for it but to be remembered.
@@ -233,6 +218,12 @@ impl Exec {
             Ok(count) => {
                 state.ring.push(stream, buffer.get(..count).unwrap_or_default());
                 state.poke_readers();
+                if let Phase::Draining { left_bytes, .. } = &mut state.phase {
+                    *left_bytes = left_bytes.saturating_sub(count);
+                    if *left_bytes == 0 {
+                        self.finish(state);
+                    }
+                }
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(_) => {
@@ -281,58 +272,17 @@ impl Exec {
     /// Queues stdin; `ended` closes it behind what is queued. Bounded by the starting stream's credit.
     pub(crate) fn push_input(&self, pieces: VecDeque<Vec<u8>>, ended: bool) {
         let mut state = lock(&self.state);
-        match &mut state.stdin {
-            Some(input) => {
-                input.queue.extend(pieces);
-                input.ending |= ended;
-                self.feed(&mut state);
-            }
-            // The command closed its stdin: what comes for it is consumed by nobody.
-            None => state.stdin_consumed += pieces.iter().map(Vec::len).sum::<usize>(),
-        }
+        state.stdin.push(pieces, ended);
+        self.feed(&mut state);
     }
 
     /// Bytes of stdin that the queue got rid of since the last call.
     pub(crate) fn take_consumed(&self) -> usize {
-        std::mem::take(&mut lock(&self.state).stdin_consumed)
+        lock(&self.state).stdin.take_consumed()
     }
 
-    /// Writes queued stdin as far as the pipe takes it.
     fn feed(&self, state: &mut State) {
-        let Some(input) = &mut state.stdin else { return };
-        let mut consumed = 0;
-        let mut closed = false;
-        while let Some(piece) = input.queue.front() {
-            match rustix::io::write(&input.end, piece.get(input.written..).unwrap_or_default()) {
-                Ok(count) => {
-                    consumed += count;
-                    input.written += count;
-                    if input.written >= piece.len() {
-                        input.queue.pop_front();
-                        input.written = 0;
-                    }
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                Err(_) => {
-                    consumed += input.queue.iter().map(Vec::len).sum::<usize>() - input.written;
-                    closed = true;
-                    break;
-                }
-            }
-        }
-        let waiting = !closed && !input.queue.is_empty();
-        if waiting && !input.watched {
-            input.watched = epoll::add(&self.poller.epoll, &input.end, self.data(TOKEN_STDIN), EventFlags::OUT).is_ok();
-        } else if !waiting && input.watched {
-            let _ = epoll::delete(&self.poller.epoll, &input.end);
-            input.watched = false;
-        }
-        if closed || (input.queue.is_empty() && input.ending) {
-            state.stdin = None;
-        }
-        if consumed > 0 {
-            state.stdin_consumed += consumed;
+        if state.stdin.feed(&self.poller, self.data(TOKEN_STDIN)) {
             state.poke_readers();
         }
     }
@@ -394,11 +344,10 @@ impl Exec {
     }
 
     /// The main process was reaped.
-    pub(crate) fn main_ended(&self, status: WaitStatus) {
+    pub(crate) fn main_ended(&self, ending: Ending) {
         let mut state = lock(&self.state);
         let now = Instant::now();
-        let signal = status.terminating_signal().unwrap_or(0);
-        let exit_code = status.exit_status().unwrap_or(128 + signal);
+        let Ending { exit_code, signal } = ending;
         let oom_killed =
             exit_code != 0 && state.group.as_ref().is_some_and(|group| group.oom_kills() > state.oom_kills);
         if let (libc::SIGKILL, Some(group)) = (signal, &state.group) {
@@ -412,9 +361,9 @@ impl Exec {
             duration_ms: u64::try_from(now.duration_since(self.started).as_millis()).unwrap_or(u64::MAX),
             oom_killed,
         };
-        state.phase = Phase::Draining { until: now + DRAIN, exited };
+        state.phase = Phase::Draining { until: now + DRAIN, left_bytes: DRAIN_BYTES, exited };
         state.timeout_at = None;
-        state.stdin = None;
+        state.stdin.close();
         self.finish_if_drained(&mut state);
     }
 

@@ -2,21 +2,21 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{pipe_with, PipeFlags};
 
 use crate::agent::Agent;
+use crate::cgroup::Group;
+use crate::exec::birth::Birth;
 use crate::exec::command;
 use crate::exec::one::{Exec, Next, Parts};
 use crate::exec::ring::{Ring, Stream};
-use crate::exec::spawn::{spawn, SpawnError, Surroundings};
+use crate::exec::spawn::{spawn, Child, Program, SpawnError, Surroundings};
 use crate::fault::Fault;
 use crate::proto::exec_output::Stream as WireStream;
 use crate::proto::{reply, ExecAttach, ExecOutput, ExecSignal, ExecStart, ExecStarted};
-use crate::sync::lock;
 use crate::wire::call::{Call, Stop, CHUNK_BYTES};
 
 /// Highest signal number of Linux.
@@ -39,7 +39,7 @@ pub(crate) fn signal(agent: &Agent, ask: &ExecSignal) -> Result<(), Fault> {
     if ask.signal == 0 || ask.signal > MAX_SIGNAL {
         return Err(Fault::invalid(format!("signal: must be 1 to {MAX_SIGNAL}: {}", ask.signal)));
     }
-    agent.execs.find(&ask.exec_id)?.signal(signal)
+    agent.execs.signal(&ask.exec_id, signal)
 }
 
 fn launch(agent: &Agent, ask: ExecStart) -> Result<Arc<Exec>, Fault> {
@@ -47,49 +47,38 @@ fn launch(agent: &Agent, ask: ExecStart) -> Result<Arc<Exec>, Fault> {
     if id.is_empty() || id.len() > 64 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)) {
         return Err(Fault::invalid("exec_id: must be 1 to 64 of [A-Za-z0-9_-]"));
     }
-    let default_cwd = agent.roots.default_cwd();
-    let cwd = command::working_directory(if ask.cwd.is_empty() { default_cwd } else { &ask.cwd })?;
+    let cwd = if ask.cwd.is_empty() { agent.roots.default_cwd() } else { &ask.cwd };
+    let cwd = command::working_directory(cwd).or_else(|_| {
+        // A command may have removed it, and the next could not even make it again.
+        agent.roots.restore();
+        command::working_directory(cwd)
+    })?;
     let (stdout, stdout_theirs) = output_pipe()?;
     let (stderr, stderr_theirs) = output_pipe()?;
-    let (stdin, stdin_theirs) = if ask.stdin { input_pipe()? } else { (None, null()?) };
-    let execs = &agent.execs;
-
-    // Held over the spawn: Freeze waits for it, and no process is born into a frozen cgroup, where it would
-    // stop before its exec and the waiting parent with it.
-    let life = lock(&agent.life);
-    life.check_awake()?;
-    let env = command::merge_env([&agent.image_env, &life.env, &ask.env])?;
+    let (stdin, stdin_theirs) =
+        if ask.stdin { input_pipe().map(|(ours, theirs)| (Some(ours), Some(theirs)))? } else { (None, None) };
+    let (_starting, env) =
+        agent.begin_start(|sandbox_env| command::merge_env([&agent.image_env, sandbox_env, &ask.env]))?;
     let program = command::program(&ask.command, &ask.argv, &env)?;
-    execs.add(&id, |key| {
-        let group = match &agent.cgroups {
-            Some(cgroups) => Some(cgroups.acquire().map_err(|error| Fault::io(&error, "cannot make a cgroup"))?),
-            None => None,
-        };
-        let started = Instant::now();
+    let execs = &agent.execs;
+    let timeout = (ask.timeout_ms > 0).then(|| Duration::from_millis(ask.timeout_ms));
+    execs.add(&id, timeout, |key, birth| {
         let around = Surroundings {
-            stdin: stdin_theirs.as_fd(),
+            stdin: stdin_theirs.as_ref().unwrap_or(&agent.null).as_fd(),
             stdout: stdout_theirs.as_fd(),
             stderr: stderr_theirs.as_fd(),
             cwd: cwd.as_fd(),
-            cgroup: group.as_ref().map(crate::cgroup::Group::directory),
+            cgroup: None,
         };
-        let child = match spawn(&program, &around) {
-            Ok(child) => child,
-            Err(error) => {
-                if let (Some(group), Some(cgroups)) = (group, &agent.cgroups) {
-                    cgroups.release(group);
-                }
-                return Err(explain(error, &ask.argv));
-            }
-        };
-        let oom_kills = group.as_ref().map_or(0, crate::cgroup::Group::oom_kills);
+        let (child, group) = spawn_grouped(agent, &program, around, birth, &ask.argv)?;
+        let oom_kills = group.as_ref().map_or(0, Group::oom_kills);
         Ok(Exec::new(Parts {
             id: id.clone(),
             key,
             pid: child.pid,
             pidfd: child.pidfd,
-            started,
-            timeout: (ask.timeout_ms > 0).then(|| Duration::from_millis(ask.timeout_ms)),
+            started: birth.started,
+            timeout,
             poller: execs.poller.clone(),
             ring: Ring::new(execs.budget.clone()),
             stdin,
@@ -99,6 +88,39 @@ fn launch(agent: &Agent, ask: ExecStart) -> Result<Arc<Exec>, Fault> {
             oom_kills,
         }))
     })
+}
+
+/// Spawns into a cgroup of its own, where there are any.
+fn spawn_grouped(
+    agent: &Agent,
+    program: &Program,
+    around: Surroundings<'_>,
+    birth: &Birth,
+    argv: &[String],
+) -> Result<(Child, Option<Group>), Fault> {
+    let no_group = |error: std::io::Error| Fault::io(&error, "cannot make a cgroup");
+    let Some(cgroups) = &agent.cgroups else {
+        let child = spawn(program, &around, birth.pid_slot()).map_err(|error| explain(error, argv))?;
+        return Ok((child, None));
+    };
+    let mut group = cgroups.acquire().map_err(no_group)?;
+    let into =
+        |group: &Group| spawn(program, &Surroundings { cgroup: Some(group.directory()), ..around }, birth.pid_slot());
+    let mut outcome = into(&group);
+    if let Err(SpawnError::Clone(_)) = outcome {
+        // A user may have removed it meanwhile, or given it children and controllers: it takes no process any more.
+        group.spend();
+        cgroups.release(group);
+        group = cgroups.make().map_err(no_group)?;
+        outcome = into(&group);
+    }
+    match outcome {
+        Ok(child) => Ok((child, Some(group))),
+        Err(error) => {
+            cgroups.release(group);
+            Err(explain(error, argv))
+        }
+    }
 }
 
 fn explain(error: SpawnError, argv: &[String]) -> Fault {
@@ -122,19 +144,15 @@ fn output_pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
     Ok((ours, theirs))
 }
 
-fn input_pipe() -> Result<(Option<OwnedFd>, OwnedFd), Fault> {
+/// As `output_pipe`, the other way.
+fn input_pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
     let (theirs, ours) = open_pipe()?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(|errno| Fault::os(errno, "cannot prepare a pipe"))?;
-    Ok((Some(ours), theirs))
+    Ok((ours, theirs))
 }
 
 fn open_pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
     pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Fault::os(errno, "cannot open a pipe"))
-}
-
-fn null() -> Result<OwnedFd, Fault> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    rustix::fs::open("/dev/null", flags, Mode::empty()).map_err(|errno| Fault::os(errno, "cannot open /dev/null"))
 }
 
 /// Sends output until the exec has exited. With `owns_stdin`, what the host sends goes to the command.

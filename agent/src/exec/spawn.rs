@@ -8,6 +8,7 @@ use std::arch::asm;
 use std::ffi::{c_char, c_int, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::AtomicI32;
 
 use rustix::io::Errno;
 
@@ -15,12 +16,13 @@ const STACK_BYTES: usize = 32 * 1024;
 
 /// What to run, ready for the kernel.
 pub(crate) struct Program {
-    /// Tried in turn while they do not exist; each with its argument vector.
+    /// Tried in turn until one runs; each with its argument vector.
     pub(crate) candidates: Vec<(CString, Vec<CString>)>,
     pub(crate) env: Vec<CString>,
 }
 
 /// What the child inherits.
+#[derive(Clone, Copy)]
 pub(crate) struct Surroundings<'a> {
     pub(crate) stdin: BorrowedFd<'a>,
     pub(crate) stdout: BorrowedFd<'a>,
@@ -54,8 +56,8 @@ struct Plan {
     error: c_int,
 }
 
-/// Starts *program* in a new session. Returns once it runs.
-pub(crate) fn spawn(program: &Program, around: &Surroundings<'_>) -> Result<Child, SpawnError> {
+/// Starts *program* in a new session. Returns once it runs; its pid is in `pid_slot` before that.
+pub(crate) fn spawn(program: &Program, around: &Surroundings<'_>, pid_slot: &AtomicI32) -> Result<Child, SpawnError> {
     let terminated = |strings: &[CString]| -> Vec<*const c_char> {
         strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
     };
@@ -69,7 +71,7 @@ pub(crate) fn spawn(program: &Program, around: &Surroundings<'_>) -> Result<Chil
     };
     let mut stack = vec![0u128; STACK_BYTES / size_of::<u128>()];
     let mut pidfd: RawFd = -1;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::CLONE_PARENT_SETTID;
     let mut flags = u64::from(flags.cast_unsigned());
     let mut cgroup = 0;
     if let Some(group) = around.cgroup {
@@ -79,6 +81,7 @@ pub(crate) fn spawn(program: &Program, around: &Surroundings<'_>) -> Result<Chil
     let args = CloneArgs {
         flags,
         pidfd: (&raw mut pidfd).addr() as u64,
+        parent_tid: pid_slot.as_ptr().addr() as u64,
         exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
         stack: stack.as_mut_ptr().addr() as u64,
         stack_size: STACK_BYTES as u64,
@@ -184,12 +187,15 @@ extern "C" fn child(plan: *mut Plan) -> ! {
         let mut none = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        // A shell that is there and cannot run (no permission, half a file) is not the last one; what is said is why.
+        let mut errno = libc::ENOENT;
         for (path, argv) in &plan.programs {
             libc::execve(*path, argv.as_ptr(), plan.env.as_ptr());
-            if *libc::__errno_location() != libc::ENOENT {
-                break;
+            if errno == libc::ENOENT {
+                errno = *libc::__errno_location();
             }
         }
+        *libc::__errno_location() = errno;
         give_up(plan)
     }
 }
@@ -199,5 +205,51 @@ fn give_up(plan: &mut Plan) -> ! {
     unsafe {
         plan.error = *libc::__errno_location();
         libc::_exit(127)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::sync::atomic::Ordering;
+
+    fn run(paths: &[&std::path::Path]) -> Result<i32, SpawnError> {
+        let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty()).unwrap();
+        let cwd = rustix::fs::open("/", rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+        let around = Surroundings {
+            stdin: null.as_fd(),
+            stdout: null.as_fd(),
+            stderr: null.as_fd(),
+            cwd: cwd.as_fd(),
+            cgroup: None,
+        };
+        let argv = || vec![c"sh".to_owned(), c"-c".to_owned(), c"exit 7".to_owned()];
+        let path = |path: &&std::path::Path| CString::new(path.to_str().unwrap()).unwrap();
+        let candidates = paths.iter().map(|name| (path(name), argv())).collect();
+        let slot = AtomicI32::new(0);
+        let outcome = spawn(&Program { candidates, env: Vec::new() }, &around, &slot);
+        let pid = slot.load(Ordering::SeqCst);
+        let mut status = 0;
+        // SAFETY: waits for the child of this test and stores its status.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid, "the slot names the child");
+        outcome.map(|_| libc::WEXITSTATUS(status))
+    }
+
+    /// A shell that is there and cannot run does not keep the next one from it, and is what an error is about.
+    #[test]
+    fn the_first_program_that_runs_is_run() {
+        let top = tempfile::tempdir().unwrap();
+        let (empty, plain) = (top.path().join("empty"), top.path().join("plain"));
+        std::fs::write(&plain, "").unwrap();
+        std::fs::write(&empty, "").unwrap();
+        std::fs::set_permissions(&empty, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let (sh, none) = (std::path::Path::new("/bin/sh"), std::path::Path::new("/no/such"));
+        for paths in [&[sh][..], &[none, sh], &[&plain, sh], &[&empty, sh]] {
+            assert_eq!(run(paths), Ok(7), "{paths:?}");
+        }
+        assert_eq!(run(&[none, none]), Err(SpawnError::Exec(Errno::NOENT)));
+        assert_eq!(run(&[none, &plain]), Err(SpawnError::Exec(Errno::ACCESS)));
+        assert_eq!(run(&[&plain, none]), Err(SpawnError::Exec(Errno::ACCESS)));
     }
 }

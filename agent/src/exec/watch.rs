@@ -11,7 +11,6 @@ use std::time::Instant;
 
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::event::{eventfd, EventfdFlags, Timespec};
-use rustix::process::{wait, WaitOptions};
 
 use crate::exec::one::TOKEN_BITS;
 use crate::exec::Execs;
@@ -22,6 +21,15 @@ const TOKEN_ALARM: u64 = u64::MAX - 1;
 /// Zombies reaped before pipes get their turn again.
 const REAPED_AT_ONCE: usize = 256;
 const EVENTS_AT_ONCE: usize = 64;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ending {
+    /// 0 to 255; 128+signal when killed.
+    pub(crate) exit_code: i32,
+    /// 0: it exited by itself.
+    pub(crate) signal: i32,
+}
 
 /// What the thread waits on: pipes, children, the alarm.
 pub(crate) struct Poller {
@@ -139,10 +147,33 @@ fn clear(descriptor: &OwnedFd) {
 /// Reaps a bounded number of children, of execs and orphans. True when there may be more.
 fn reap_some(execs: &Execs) -> bool {
     for _ in 0..REAPED_AT_ONCE {
-        match wait(WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) => execs.reaped(pid.as_raw_nonzero().get(), status),
-            Ok(None) | Err(_) => return false,
+        // Looked up before it is reaped: from then on the kernel may give its pid to a new child.
+        let Some((pid, ending)) = wait(libc::P_ALL, 0, libc::WNOWAIT) else {
+            return false;
+        };
+        let exec = execs.take_ended(pid, ending);
+        let _ = wait(libc::P_PID, pid.unsigned_abs(), 0);
+        if let Some(exec) = exec {
+            exec.main_ended(ending);
         }
     }
     true
+}
+
+/// A child that has ended, without waiting for one.
+fn wait(whom: libc::idtype_t, id: libc::id_t, flags: i32) -> Option<(i32, Ending)> {
+    // SAFETY: all zeros is a valid siginfo_t, waitid fills it, and the fields read are those of SIGCHLD.
+    unsafe {
+        let mut found: libc::siginfo_t = std::mem::zeroed();
+        if libc::waitid(whom, id, &raw mut found, libc::WEXITED | libc::WNOHANG | flags) != 0 || found.si_pid() == 0 {
+            return None;
+        }
+        let status = found.si_status();
+        let ending = if found.si_code == libc::CLD_EXITED {
+            Ending { exit_code: status, signal: 0 }
+        } else {
+            Ending { exit_code: 128 + status, signal: status }
+        };
+        Some((found.si_pid(), ending))
+    }
 }

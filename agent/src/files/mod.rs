@@ -6,7 +6,7 @@ pub(crate) mod place;
 pub(crate) mod read;
 pub(crate) mod write;
 
-pub(crate) use place::WriteRoots;
+pub(crate) use place::{WriteRoots, MADE_ROOTS};
 
 use crate::fault::Fault;
 

@@ -18,9 +18,14 @@ use crate::files::{check_path, split};
 /// Links followed at the end of one path, as the kernel does within it (MAXSYMLINKS).
 const MAX_LINKS: usize = 40;
 
+/// The write roots that every machine has, with their permissions.
+pub(crate) const MADE_ROOTS: [(&str, u32); 2] = [("/workspace", 0o755), ("/tmp", 0o1777)];
+
 /// The directories below which the host may change files. Real paths.
 pub(crate) struct WriteRoots {
     roots: Vec<PathBuf>,
+    /// Those to be made again when they are gone, with their permissions.
+    made: Vec<(PathBuf, u32)>,
     default_cwd: String,
 }
 
@@ -35,6 +40,7 @@ impl WriteRoots {
     pub(crate) fn standard() -> Self {
         Self {
             roots: ["/workspace", "/tmp", "/persist"].map(PathBuf::from).into(),
+            made: MADE_ROOTS.map(|(path, mode)| (PathBuf::from(path), mode)).into(),
             default_cwd: "/workspace".to_owned(),
         }
     }
@@ -44,7 +50,8 @@ impl WriteRoots {
     pub(crate) fn new(roots: &[PathBuf]) -> std::io::Result<Self> {
         let roots = roots.iter().map(std::fs::canonicalize).collect::<Result<Vec<_>, _>>()?;
         let default_cwd = roots.first().map_or_else(|| "/".to_owned(), |root| root.to_string_lossy().into_owned());
-        Ok(Self { roots, default_cwd })
+        let made = roots.iter().map(|root| (root.clone(), 0o755)).collect();
+        Ok(Self { roots, made, default_cwd })
     }
 
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
@@ -54,6 +61,17 @@ impl WriteRoots {
     /// Where commands run that name no directory.
     pub(crate) fn default_cwd(&self) -> &str {
         &self.default_cwd
+    }
+
+    /// Makes the roots that are missing: a command may remove or rename them, and nothing could be written there, nor a
+    /// command run that names no directory, ever after. What stands in their place is left.
+    pub(crate) fn restore(&self) {
+        for (path, mode) in &self.made {
+            // Neither is owed: whoever asks next is told why it is not there.
+            if rustix::fs::mkdir(path, Mode::RWXU).is_ok() {
+                let _ = rustix::fs::chmod(path, Mode::from_raw_mode(*mode));
+            }
+        }
     }
 
     /// The place that *path* names; a link there is the place itself. With *make*, missing parents are made.
@@ -95,9 +113,14 @@ impl WriteRoots {
     pub(crate) fn directory(&self, path: &str, make: bool) -> Result<OwnedFd, Fault> {
         let mut missing = Vec::new();
         let mut known = check_path(path)?;
+        let mut restored = false;
         let mut directory = loop {
             match open_directory(CWD, known) {
                 Ok(directory) => break directory,
+                Err(Errno::NOENT) if !restored => {
+                    self.restore();
+                    restored = true;
+                }
                 Err(Errno::NOENT) if make => {
                     let (parent, name) = split(known)?;
                     missing.push(name);
@@ -152,7 +175,7 @@ fn real_path(directory: &OwnedFd) -> Result<PathBuf, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{symlink, MetadataExt};
 
     struct Tree {
         top: tempfile::TempDir,
@@ -224,6 +247,18 @@ mod tests {
         rustix::fs::mkdirat(&place.parent, &*place.name, Mode::RWXU).unwrap();
         assert!(tree.top.path().join("work/moved/file").is_dir());
         assert!(!tree.top.path().join("outside/file").exists());
+    }
+
+    /// A root that a command removed or renamed is there again when it is wanted, with its permissions.
+    #[test]
+    fn missing_roots_are_made_again() {
+        let tree = tree();
+        std::fs::remove_dir(tree.path("work")).unwrap();
+        std::fs::rename(tree.path("other"), tree.path("renamed")).unwrap();
+        assert_eq!(tree.code("work/deep/file"), Code::Ok);
+        assert!(tree.roots.directory(&tree.path("other"), true).is_ok());
+        assert_eq!(std::fs::metadata(tree.path("work")).unwrap().mode() & 0o7777, 0o755);
+        assert_eq!(tree.code("renamed/file"), Code::NotPermitted);
     }
 
     /// A root itself is no place, nor is a name reached through /proc.

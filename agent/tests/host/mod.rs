@@ -55,6 +55,11 @@ impl Agent {
         Self { process: command.spawn().unwrap(), directory, cgroup }
     }
 
+    /// Of its commands; only with `start_with_cgroup`.
+    pub fn cgroup(&self) -> &std::path::Path {
+        self.cgroup.as_deref().unwrap()
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.id()
     }

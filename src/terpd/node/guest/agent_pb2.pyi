@@ -482,7 +482,7 @@ class ExecStart(_message.Message):
     Starts a command in its own session, process group and cgroup. Then as ExecAttach with offset 0.
     DATA from the host is the command's stdin when `stdin` is set; a DATA frame of length 0 closes it.
     On timeout: SIGTERM to the group, 2 s, then cgroup.kill. When the command exits, its output is drained for at
-    most 500 ms more. 2 s later what it left behind in its process group gets SIGHUP, as when a terminal closes: it lives
+    most 500 ms and 2 MiB more. 2 s later what it left behind in its process group gets SIGHUP, as when a terminal closes: it lives
     on if it has moved to another session by then (setsid) or ignores that (nohup).
     When the starting stream ends before the command does, its stdin is closed behind what was sent.
     """
@@ -519,9 +519,9 @@ class ExecStart(_message.Message):
     exec_id: _builtins.str
     """chosen by the host: 1 to 64 of [A-Za-z0-9_-]; an existing id is EXISTS"""
     command: _builtins.str
-    """run as: bash -c COMMAND (sh where there is no bash); at most 1 MiB"""
+    """run as: bash -c COMMAND (sh where bash cannot run); Linux takes less than 128 KiB"""
     cwd: _builtins.str
-    """absolute; empty: /workspace"""
+    """absolute; empty: /workspace, made again where it is gone"""
     timeout_ms: _builtins.int
     """0: none"""
     stdin: _builtins.bool
