@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -92,3 +93,17 @@ async def test_cancelled_wait_can_be_repeated(sleeper: subprocess.Popen[bytes]) 
 def test_machine_name(cmdline: bytes, name: str | None) -> None:
     """Only a QEMU that says its name first is taken for a machine."""
     assert machine_name(cmdline) == name
+
+
+async def test_what_ended_before_anybody_waited_is_reaped() -> None:
+    """A monitor that dies at once must not stay as a zombie until its parent ends."""
+    pid = os.posix_spawn("/bin/sleep", ["sleep", "infinity"], {})
+    process = Process.of(pid)
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie still
+    assert not process.alive()
+
+    await process.wait()
+
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)

@@ -31,6 +31,7 @@ from terpd.daemon.config import Config
 from terpd.daemon.node import open_node
 from terpd.model.errors import Unavailable
 from terpd.model.sandbox import EndReason, Status
+from terpd.node.jail.process import become_parent_of_orphans
 from terpd.store import open_sqlite
 
 log = structlog.get_logger()
@@ -54,6 +55,7 @@ async def serve(config: Config, *, dev: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # For all of the server's life: also a signal that comes while it opens or closes ends it in order.
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    become_parent_of_orphans()
     config.data_dir.mkdir(parents=True, exist_ok=True)
     config.data_dir.chmod(0o711)  # monitors, each an unprivileged uid, pass through to their own disk
     with _only_one(config.data_dir), _listen(config.host, config.port) as sock:

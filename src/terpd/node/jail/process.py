@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _STATE = 0  # in /proc/PID/stat, counted after the name in parentheses: field 3
 _START_TIME = 19  # field 22
 _DEAD = (b"Z", b"X")
@@ -55,12 +57,13 @@ class Process:
     async def wait(self) -> None:
         """Return when it has ended, at once if it did before. Any number of callers."""
         with self._pidfd() as fd:
-            if fd is None:
-                return
-            await ended(fd)
-        # Machines are orphans, and so children of the host's init. In a container that may be this very daemon.
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222  does not block
+            if fd is not None:
+                await ended(fd)
+        # An orphan of this daemon's is its child (`become_parent_of_orphans`), as one of any daemon's is of init's. It
+        # is reaped also when it had ended before anybody waited, but never a later process of the same number.
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            if int(_stat(self.pid)[_START_TIME]) == self.started:
+                os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222  does not block
 
     @contextmanager
     def _pidfd(self) -> Iterator[int | None]:
@@ -85,6 +88,17 @@ async def ended(pidfd: int) -> None:
         await readable
     finally:
         loop.remove_reader(pidfd)
+
+
+def become_parent_of_orphans() -> None:
+    """
+    Make this process, and not the host's init, the parent of machines whose launcher has ended.
+
+    They are then reaped the moment they end, where an init may leave them as zombies for a minute (seen in containers).
+    They outlive this process all the same, as children of init.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def scan(prefix: str) -> list[tuple[str, Process]]:
