@@ -97,13 +97,13 @@ def test_machine_name(cmdline: bytes, name: str | None) -> None:
 
 async def test_what_ended_before_anybody_waited_is_reaped() -> None:
     """A monitor that dies at once must not stay as a zombie until its parent ends."""
-    pid = os.posix_spawn("/bin/sleep", ["sleep", "infinity"], {})
+    pid = os.posix_spawn("/bin/sleep", ["sleep", "infinity"], {})  # noqa: ASYNC221  returns at once
     process = Process.of(pid)
     os.kill(pid, signal.SIGKILL)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie still
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222  it has ended, and is a zombie still
     assert not process.alive()
 
     await process.wait()
 
     with pytest.raises(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+        os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222  does not block
