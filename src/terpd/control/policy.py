@@ -22,8 +22,15 @@ MAX_ENV_PAIRS = 512
 @dataclass(frozen=True, slots=True)
 class Policy:
     """
-    `max_concurrent` counts a tenant's sandboxes that are not final. `max_timeout_s` bounds a lease from the moment
-    it is set, and a command's timeout.
+    `max_concurrent` counts a tenant's sandboxes that are neither final nor paused. `max_timeout_s` bounds a lease from
+    the moment it is set, and a command's timeout.
+
+    Attributes:
+        max_snapshots: A tenant's paused sandboxes.
+        max_named_snapshots: A tenant's named snapshots.
+        max_fork: Children of one fork.
+        max_running_lifetime_s: From start or resume to the latest end of a lease; None for no bound.
+        max_paused_s: From pause to termination; None for never.
     """
 
     region: str
@@ -31,3 +38,8 @@ class Policy:
     sizes: Mapping[str, Size]
     max_concurrent: int
     max_timeout_s: int
+    max_snapshots: int = 50
+    max_named_snapshots: int = 50
+    max_fork: int = 32
+    max_running_lifetime_s: int | None = None
+    max_paused_s: int | None = None

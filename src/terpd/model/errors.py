@@ -8,16 +8,21 @@ Everything that can go wrong, in the words of the user.
     ├── Unauthenticated
     ├── Forbidden                 the key lacks a scope
     ├── NotFound                  never existed, or another tenant's
-    │   ├── SandboxNotFound  TemplateNotFound  FileNotFound  ExecNotFound
+    │   ├── SandboxNotFound  TemplateNotFound  FileNotFound  ExecNotFound  SnapshotNotFound
     ├── Conflict
     │   ├── StateConflict         says the current state and what would do
     │   ├── AlreadyExists
     │   └── IdempotencyMismatch
     ├── LimitExceeded             says limit and use
     │   ├── PlanLimit             the tenant's quota
+    │   │   └── SnapshotCap       of paused sandboxes or of named snapshots
     │   └── TooLarge
     ├── CapacityUnavailable       nothing was created or changed; try again
     ├── Unavailable               a part of the service is away; try again
+    ├── StorageFull               the server's disk has no room for it; nothing was changed
+    ├── SavedStateFault           a saved machine cannot be used; nothing was changed
+    │   ├── StateMismatch         it was made with another processor, monitor, kernel or template; says which
+    │   └── StateDamaged          a part of it is missing or is not what was saved; says which
     ├── DeadlineExceeded          says which step, waited how long
     │   └── ExecTimeout
     ├── ExecKilled                the command died by a signal
@@ -25,7 +30,8 @@ Everything that can go wrong, in the words of the user.
     └── Internal                  a bug
 
 `code` is stable and for machines; `detail` is for the user and says what to do; `context` is for the log only.
-Names and codes that an orkestr client acts on: `fleet_full_retry`, `plan_limit`, `exec_timeout`, `exec_killed`.
+Names and codes that an orkestr client acts on: `fleet_full_retry`, `plan_limit`, `snapshot_cap_reached`,
+`exec_timeout`, `exec_killed`.
 """
 
 from __future__ import annotations
@@ -103,6 +109,10 @@ class ExecNotFound(NotFound):
     code = "command_not_found"
 
 
+class SnapshotNotFound(NotFound):
+    code = "snapshot_not_found"
+
+
 class Conflict(TerpError):
     code = "conflict"
 
@@ -127,6 +137,10 @@ class PlanLimit(LimitExceeded):
     code = "plan_limit"
 
 
+class SnapshotCap(PlanLimit):
+    code = "snapshot_cap_reached"
+
+
 class TooLarge(LimitExceeded):
     code = "too_large"
 
@@ -139,6 +153,23 @@ class CapacityUnavailable(TerpError):
 class Unavailable(TerpError):
     code = "unavailable"
     retry_after_s = 2.0
+
+
+class StorageFull(TerpError):
+    code = "storage_full"
+    retry_after_s = 30.0
+
+
+class SavedStateFault(TerpError):
+    code = "saved_state_fault"
+
+
+class StateMismatch(SavedStateFault):
+    code = "state_mismatch"
+
+
+class StateDamaged(SavedStateFault):
+    code = "state_damaged"
 
 
 class DeadlineExceeded(TerpError):

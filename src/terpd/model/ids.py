@@ -16,9 +16,12 @@ SandboxId = NewType("SandboxId", str)
 TenantId = NewType("TenantId", str)
 KeyId = NewType("KeyId", str)
 ExecId = NewType("ExecId", str)
+StateId = NewType("StateId", str)
 
 _ULID = r"[0-9A-HJKMNP-TV-Z]{26}"
 _SANDBOX = re.compile(rf"sbx_{_ULID}")
+_STATE = re.compile(rf"snap_{_ULID}")
+_EXEC = re.compile(rf"cmd_{_ULID}")
 
 
 def new_sandbox_id() -> SandboxId:
@@ -33,6 +36,16 @@ def new_exec_id() -> ExecId:
     return ExecId(f"cmd_{ULID()}")
 
 
+def new_state_id() -> StateId:
+    """Names a saved machine: what a pause left, or a named snapshot, whose public id it is."""
+    return StateId(f"snap_{ULID()}")
+
+
+def new_layer_id() -> str:
+    """Names one layer of a disk, for good: `l_` and a ULID in lower case."""
+    return f"l_{ULID()}".lower()
+
+
 def new_machine_id() -> str:
     """Lower case, for it names cgroups and directories: `m_` and a ULID."""
     return f"m_{ULID()}".lower()
@@ -41,3 +54,11 @@ def new_machine_id() -> str:
 def parse_sandbox_id(text: str) -> SandboxId | None:
     """Return *text* as an id, or None when it has not the form of one."""
     return SandboxId(text) if _SANDBOX.fullmatch(text) else None
+
+
+def parse_state_id(text: str) -> StateId | None:
+    return StateId(text) if _STATE.fullmatch(text) else None
+
+
+def parse_exec_id(text: str) -> ExecId | None:
+    return ExecId(text) if _EXEC.fullmatch(text) else None

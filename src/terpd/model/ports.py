@@ -7,26 +7,62 @@ Implementations raise only errors of `terpd.model.errors`. Every act may be repe
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from terpd.model.guest import ExecEvent, ExecRequest, FileInfo, GuestStats
-from terpd.model.ids import ExecId, KeyId, SandboxId, TenantId
+from terpd.model.ids import ExecId, KeyId, SandboxId, StateId, TenantId
 from terpd.model.sandbox import EndReason, Sandbox, Size, Status
+from terpd.model.snapshot import Receipt, SavedState, Snapshot
 from terpd.model.template import TemplateInfo
 
 # ---- node ----------------------------------------------------------------------------------------
 
 
+KEY_BYTES = 32  # of every data key
+
+
+@dataclass(frozen=True, slots=True)
+class StateRef:
+    """A saved state, and the data key that opens it or is to encrypt it: `KEY_BYTES` bytes, kept in memory only."""
+
+    id: StateId
+    key: bytes = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """What a node needs to start a machine. `env` reaches guest memory and nothing else."""
+    """
+    What a node needs to start a machine.
+
+    Attributes:
+        env: Reaches guest memory and nothing else. Without *state* it is the sandbox's whole environment; with one it
+            is set over what the guest has.
+        key: The sandbox's data key: wraps the key of the machine's disk.
+        state: Continue from it; template and size are then those it was made with.
+        fork: With *state*: the machine becomes another than the one that was saved (names, machine id, a signal to
+            programs that keep random state of their own). False: it goes on as the same.
+    """
 
     sandbox_id: SandboxId
     template: str
     size: Size
+    key: bytes = field(repr=False)
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    state: StateRef | None = None
+    fork: bool = False
+
+
+class MachinePhase(StrEnum):
+    """
+    HELD: stopped by `pause_machine`, or by a capture that died with the daemon. Only `continue_machine` lets it run,
+    and only `stop_machine` ends it.
+    """
+
+    AWAKE = "awake"
+    HELD = "held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +84,71 @@ class Node(Protocol):
 
     async def start_machine(self, spec: MachineSpec) -> None:
         """
-        Start a machine from its template's snapshot, or claim a warm one. On return it is awake and answers.
+        Start a machine from its template's snapshot, claim a warm one, or continue from a saved state.
+
+        On return it is awake and answers. The saved state is not used up.
 
         Raises:
             TemplateNotFound: No such template is built here.
             CapacityUnavailable: It does not fit. Nothing was started.
+            StateMismatch, StateDamaged: The saved state cannot be used here; says why. Nothing was started.
             GuestFault, DeadlineExceeded: It did not come up. Nothing is left behind.
             AlreadyExists: A machine of that id exists.
             StateConflict: stop_machine was called meanwhile. Nothing is left behind.
-            Unavailable: The node is stopping, or its template cannot be prepared. Nothing is left behind.
+            StorageFull, Unavailable: No room on the disk, the node is stopping, the template cannot be prepared or the
+                artifact store is away. Nothing is left behind.
         """
 
     async def stop_machine(self, sandbox_id: SandboxId) -> None:
         """
         End the machine and remove all that was its own: process, cgroup, files. No machine: nothing to do.
 
-        One that is starting is ended too: its `start_machine` then raises StateConflict.
+        One that is starting is ended too: its `start_machine` then raises StateConflict. One that is being captured
+        is ended too: that call then raises.
 
         Raises:
             Unavailable: It has not ended yet; it will, and repeating is safe.
         """
 
-    async def list_machines(self) -> Sequence[SandboxId]:
-        """Machines that run and are awake now, adopted ones included."""
+    async def pause_machine(self, sandbox_id: SandboxId, *, key: bytes, into: StateRef) -> SavedState:
+        """
+        Freeze the guest, stop the machine and save all of it. On return the state is durable and the machine HELD.
+
+        Args:
+            key: The sandbox's data key, as given at its start.
+            into: The new state's id, and the key it is to be encrypted with.
+
+        Raises:
+            StateConflict: It is not here, or a capture is under way.
+            StorageFull, Unavailable, GuestFault, DeadlineExceeded: It was not saved. Nothing of the state is left, and
+                the machine runs on as before; where it cannot, it is ended and reported by `exits`.
+        """
+
+    async def continue_machine(self, sandbox_id: SandboxId) -> None:
+        """
+        Let a HELD machine run on, with new entropy and the clock of now. AWAKE: nothing to do.
+
+        Raises:
+            StateConflict: It is not here.
+            GuestFault, DeadlineExceeded: It did not wake; it is ended and reported by `exits`.
+        """
+
+    async def snapshot_machine(self, sandbox_id: SandboxId, *, key: bytes, into: StateRef) -> SavedState:
+        """As `pause_machine`, but the machine runs on as soon as what changed is copied, and is AWAKE on return."""
+
+    async def has_state(self, state_id: StateId) -> bool:
+        """Whether that state was saved whole. It says nothing of what became of it since: starting from it does."""
+
+    async def collect(self, keep: Collection[StateId]) -> None:
+        """
+        Remove all saved states but *keep* and those being saved now, and what only those needed. Idempotent.
+
+        Raises:
+            Unavailable: The artifact store is away. Nothing that is needed was removed.
+        """
+
+    async def list_machines(self) -> Mapping[SandboxId, MachinePhase]:
+        """Machines that were handed out, adopted ones included. One that is starting is not listed."""
 
     def exits(self) -> AsyncIterator[SandboxId]:
         """Yield each machine that ended without stop_machine, after its remains were removed. One consumer."""
@@ -79,7 +157,9 @@ class Node(Protocol):
 
     async def capacity(self) -> NodeCapacity: ...
 
-    # A machine that is not here raises StateConflict in all calls below; a guest that is lost, GuestFault.
+    # A machine that is not here or HELD raises StateConflict in all calls below; a guest that is lost, GuestFault.
+    # During `snapshot_machine` they wait; commands under way go on where they were. `pause_machine` ends them with
+    # StateConflict, and their commands go on, and can be attached to, when the machine does.
 
     def exec(self, sandbox_id: SandboxId, request: ExecRequest) -> AsyncIterator[ExecEvent]:
         """
@@ -144,6 +224,34 @@ class ApiKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """
+    What a change of a sandbox's status records besides the status; None leaves it as it is.
+
+    Attributes:
+        reason: With TERMINATED or FAILED.
+        expires_at: Begins the lease anew.
+        expired_by: A condition: the lease (of a PAUSED sandbox, its paused time) ended at or before it, so that a
+            renewal in the last moment wins.
+        expected: A condition: the status it has now, where the table of transitions allows more than one.
+        state_id: With PAUSING.
+        max_saved: With PAUSING, a condition: the tenant has fewer sandboxes in `SAVED`.
+        max_on_node: With RESUMING, a condition: the tenant has fewer sandboxes in `ON_NODE`.
+        stored_bytes, paused_expires_at: With PAUSED.
+    """
+
+    reason: EndReason | None = None
+    expires_at: dt.datetime | None = None
+    expired_by: dt.datetime | None = None
+    expected: Status | None = None
+    state_id: StateId | None = None
+    max_saved: int | None = None
+    max_on_node: int | None = None
+    stored_bytes: int | None = None
+    paused_expires_at: dt.datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxFilter:
     """All that is given must match; `metadata` key by key. `before` is the last id of the page before."""
 
@@ -161,6 +269,9 @@ class Idempotency:
     digest: bytes
 
 
+_NO_CHANGE = Change()
+
+
 class Store(Protocol):
     """
     What the control plane remembers. Each method is one transaction, durable against the death of this process.
@@ -173,7 +284,7 @@ class Store(Protocol):
         Record a new sandbox, and with it the key under which a repeated create finds it.
 
         Raises:
-            PlanLimit: The tenant has *max_live* sandboxes that are not final; checked in the same transaction.
+            PlanLimit: The tenant has *max_live* sandboxes in `ON_NODE`; checked in the same transaction.
             AlreadyExists: The idempotency key was recorded meanwhile. Nothing was recorded.
         """
 
@@ -187,36 +298,75 @@ class Store(Protocol):
         """Newest first."""
 
     async def set_status(
-        self,
-        sandbox_id: SandboxId,
-        status: Status,
-        *,
-        at: dt.datetime,
-        reason: EndReason | None = None,
-        expires_at: dt.datetime | None = None,
-        expired_by: dt.datetime | None = None,
+        self, sandbox_id: SandboxId, status: Status, *, at: dt.datetime, change: Change = _NO_CHANGE
     ) -> Sandbox | None:
         """
-        Move to *status* if the transition table allows it from what is recorded now, atomically.
+        Move to *status* if the transition table and the change's conditions allow it from what is recorded now.
 
-        Returns the sandbox as it is after; None when the transition was not allowed (somebody was faster).
-        `expires_at` restarts the lease. `expired_by` adds the condition that the lease ended at or before it,
-        so that a renewal in the last moment wins. A start that failed (START_FAILED) frees its idempotency key.
+        Returns the sandbox as it is after; None when it was not allowed (somebody was faster). Atomically with it:
+        RUNNING sets `window_began_at`, except from PAUSING (an undone pause), and clears the saved state's fields; a
+        final status clears them too, destroys `sealed_key` and writes its Receipt; a start that failed (START_FAILED)
+        frees its idempotency key.
+
+        Raises:
+            SnapshotCap: For `max_saved`.
+            PlanLimit: For `max_on_node`.
         """
 
-    async def set_lease(self, tenant: TenantId, sandbox_id: SandboxId, expires_at: dt.datetime) -> Sandbox:
+    async def start_all(self, leases: Mapping[SandboxId, dt.datetime], *, at: dt.datetime) -> Sequence[Sandbox] | None:
+        """Move all of these from STARTING to RUNNING with these leases, or, if one cannot, none: None then."""
+
+    async def set_lease(
+        self, tenant: TenantId, sandbox_id: SandboxId, expires_at: dt.datetime, *, lease_s: int
+    ) -> Sandbox:
         """Raises SandboxNotFound; StateConflict unless RUNNING."""
 
     async def live_sandboxes(self, node_id: str) -> Sequence[Sandbox]:
         """All tenants' sandboxes on this node that are not final."""
 
     async def expired_sandboxes(self, node_id: str, now: dt.datetime) -> Sequence[Sandbox]:
-        """Those that are RUNNING and whose lease ended at or before *now*."""
+        """Those that are RUNNING whose lease, or PAUSED whose paused time, ended at or before *now*."""
 
     async def next_expiry(self, node_id: str) -> dt.datetime | None:
-        """When the next lease of a RUNNING sandbox on this node ends; None when none runs."""
+        """When the next of those ends on this node; None when none will."""
 
-    async def count_live(self, tenant: TenantId) -> int: ...
+    async def count_on_node(self, tenant: TenantId) -> int:
+        """The tenant's sandboxes in `ON_NODE`."""
+
+    async def count_saved(self, tenant: TenantId) -> int:
+        """The tenant's sandboxes in `SAVED`."""
+
+    async def add_snapshot(self, snapshot: Snapshot, *, max_named: int | None) -> None:
+        """
+        Record a snapshot in CAPTURING.
+
+        Raises:
+            SnapshotCap: The tenant has *max_named* that are not for a fork; checked in the same transaction.
+        """
+
+    async def finish_snapshot(self, state_id: StateId, *, at: dt.datetime, saved: SavedState) -> Snapshot | None:
+        """CAPTURING to READY; None if it was deleted meanwhile."""
+
+    async def fail_snapshot(self, state_id: StateId, *, at: dt.datetime, error: str) -> None:
+        """CAPTURING to FAILED, and its key is destroyed, with a Receipt. Else nothing to do."""
+
+    async def get_snapshot(self, tenant: TenantId, state_id: StateId) -> Snapshot:
+        """Raises SnapshotNotFound, also for another tenant's."""
+
+    async def list_snapshots(self, tenant: TenantId) -> Sequence[Snapshot]:
+        """Newest first; none that is for a fork."""
+
+    async def count_snapshots(self, tenant: TenantId) -> int:
+        """As `list_snapshots` would return."""
+
+    async def delete_snapshot(self, tenant: TenantId, state_id: StateId, *, at: dt.datetime) -> bool:
+        """Remove it, destroy its key and write the Receipt. Returns whether there was one."""
+
+    async def snapshots_on_node(self, node_id: str) -> Sequence[Snapshot]:
+        """All tenants' snapshots on this node, those for forks included."""
+
+    async def list_receipts(self, tenant: TenantId, *, subject: str | None, limit: int) -> Sequence[Receipt]:
+        """Newest first."""
 
     async def add_key(self, key: ApiKey) -> None: ...
 

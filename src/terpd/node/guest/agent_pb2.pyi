@@ -339,6 +339,8 @@ class Wake(_message.Message):
     HOSTNAME_FIELD_NUMBER: _builtins.int
     MACHINE_ID_FIELD_NUMBER: _builtins.int
     ENV_FIELD_NUMBER: _builtins.int
+    KEEP_ENV_FIELD_NUMBER: _builtins.int
+    FORKED_FIELD_NUMBER: _builtins.int
     entropy: _builtins.bytes
     """32 to 64 bytes of host randomness, fed by RNDADDENTROPY then RNDRESEEDCRNG"""
     unix_time_ns: _builtins.int
@@ -347,6 +349,10 @@ class Wake(_message.Message):
     """empty: keep"""
     machine_id: _builtins.bytes
     """16 bytes, empty: keep"""
+    keep_env: _builtins.bool
+    """env is set over what was there instead"""
+    forked: _builtins.bool
+    """the guest is from now on another than the one that was saved: before they are thawed, user"""
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """the sandbox's environment, kept in agent memory only; replaces what was there"""
@@ -359,10 +365,12 @@ class Wake(_message.Message):
         hostname: _builtins.str = ...,
         machine_id: _builtins.bytes = ...,
         env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        keep_env: _builtins.bool = ...,
+        forked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entropy", b"entropy", "env", b"env", "hostname", b"hostname", "machine_id", b"machine_id", "unix_time_ns", b"unix_time_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entropy", b"entropy", "env", b"env", "forked", b"forked", "hostname", b"hostname", "keep_env", b"keep_env", "machine_id", b"machine_id", "unix_time_ns", b"unix_time_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

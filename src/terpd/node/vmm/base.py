@@ -5,14 +5,15 @@ A `Vmm` knows how to boot a machine, how to restore one from a template snapshot
 outlived the daemon. It knows nothing of sandboxes, leases or pools.
 
     boot ──► RunningVm ──save()──► snapshot files            (template preparation, once)
-    restore(snapshot) ──► RunningVm                          (every create)
+    restore(snapshot) ──► RunningVm                          (every create, resume and fork)
     adopt(process) ──► RunningVm                             (after a restart of the daemon)
+    stop ──► devices ──► [memory, by others] ──► push_layer ──► run      (a capture; `run` alone undoes it)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -58,15 +59,38 @@ class BootSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """
+    One encrypted qcow2 file of a machine's disk, and the secret that opens it (LUKS passphrase, 32 random bytes).
+
+    Only the top one is written to; those below are frozen and may be shared.
+    """
+
+    path: Path
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreSpec:
-    """A clone of a saved machine: memory and devices are read-only and shared, the disk is its own."""
+    """
+    A clone of a saved machine.
+
+    Attributes:
+        memory_file: The template's: read-only and shared.
+        devices: The device state; never on a disk unless it is a template's.
+        layers: The machine's own disk on top of the template's, lowest first; at least one.
+        disk_backing: The template's disk: name in the qcow2 header → file.
+        inject: Awaited with the monitor's process once guest memory is mapped and before the device state is loaded:
+            writes the pages that differ from the template's.
+    """
 
     placement: Placement
     hardware: Hardware
     memory_file: Path
-    devices_file: Path
-    disk: Path
+    devices: Path | bytes
+    layers: Sequence[Layer]
     disk_backing: Mapping[str, Path]
+    inject: Callable[[Process], Awaitable[None]] | None = None
 
 
 class RunningVm(Protocol):
@@ -78,6 +102,38 @@ class RunningVm(Protocol):
         Stop the machine and write its device state; memory is in the memory file already. It never runs again.
 
         The caller has disconnected from the agent before (the guest must find a closed channel when restored).
+        """
+
+    # All of these raise VmmFailed when the monitor refuses or does not answer in time.
+
+    async def is_running(self) -> bool:
+        """Whether the guest's processors run."""
+
+    async def stop(self) -> None:
+        """
+        Let the guest's processors stand still, with all that it wrote in the disk's file (not synced). Idempotent.
+
+        The caller has disconnected from the agent before; this waits until the monitor has noticed, so that no device
+        writes to guest memory from here on.
+        """
+
+    async def devices(self) -> bytes:
+        """The device state of a stopped machine: some 10 KiB."""
+
+    async def push_layer(self, layer: Layer) -> None:
+        """
+        Freeze the top layer and let a stopped machine write to *layer*, an empty one, from now on.
+
+        It is the last step of a capture: what fails before needs no undoing of this one.
+        """
+
+    async def run(self) -> None:
+        """Let a stopped machine run. Idempotent."""
+
+    async def flatten(self, below: int) -> None:
+        """
+        Copy into the top layer what the *below* frozen layers under it hold, while the guest runs; afterwards the
+        machine needs them no more. Cancelling leaves the machine as it was, the layers still needed.
         """
 
     async def kill(self) -> None:
@@ -99,7 +155,9 @@ class Vmm(Protocol):
         """On return the guest runs. Raises VmmFailed; nothing is left running then."""
 
     async def adopt(self, placement: Placement, process: Process) -> RunningVm:
-        """Raises VmmFailed when the monitor does not answer."""
+        """
+        Whether the guest runs or stands still is left as it is. Raises VmmFailed when the monitor does not answer.
+        """
 
     def running(self) -> Sequence[tuple[str, Process]]:
         """Name and process of every machine of this instance found on the host, recorded or not."""
