@@ -33,6 +33,9 @@ test: templates  ## set up, build the test templates, run every test
 vm: templates  ## run the tests that boot machines
 	$(PYTHON) -m pytest -m vm
 
+soak: templates  ## 200 random operations on several sandboxes, the server killed again and again
+	TERP_SOAK_CYCLES=$${TERP_SOAK_CYCLES:-200} $(PYTHON) -m pytest tests/fault/test_soak.py
+
 bench: templates  ## measure each path against its floor
 	$(PYTHON) -m bench
 
@@ -54,4 +57,4 @@ lock: setup  ## renew the locked packages of the templates and of the set-up
 clean:  ## remove what was built here; templates stay
 	rm -rf target .venv .venvs .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup quickstart serve templates test vm bench check lock clean
+.PHONY: help setup quickstart serve templates test vm soak bench check lock clean

@@ -26,7 +26,7 @@ class Story:
     def agrees(self, warm: int) -> bool:
         """Whether nothing is half-way, and all of them name the same machines, *warm* of them without a sandbox."""
         return (
-            set(self.statuses.values()) <= {"running", "terminated", "failed"}
+            set(self.statuses.values()) <= {"running", "paused", "terminated", "failed"}
             and set(self.owners) == self.running
             and set(self.owners.values()) <= set(self.machines)
             and sorted(self.machines) == sorted(self.monitors)
