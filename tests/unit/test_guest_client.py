@@ -6,6 +6,7 @@ import asyncio
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,11 +73,12 @@ async def test_preface_hello_and_wake_travel_together(tmp_path: Path) -> None:
         host.end(hello[0])
         host.reply(wake[0], wake=wire.WakeReply(clock_step_ns=5))
         host.end(wake[0])
-        assert wake[1].wake.entropy == bytes(32)
+        assert wake[1].wake == wire.Wake(entropy=bytes(32), unix_time_ns=1, env={"A": "1"}, keep_env=True, forked=True)
         await host.silence()
 
     async with scripted_agent(tmp_path, script) as path:
-        client = await GuestClient.connect_and_wake(path, WAKE, fresh=True)
+        waking = replace(WAKE, env={"A": "1"}, keep_env=True, forked=True)
+        client = await GuestClient.connect_and_wake(path, waking, fresh=True)
         assert client.greeting.state == "frozen"
         assert client.greeting.boot_id == b"b" * 16
         await client.close()

@@ -54,6 +54,9 @@ class WakeUp:
         hostname: Empty keeps the guest's.
         machine_id: 16 bytes; empty keeps the guest's.
         env: Replaces the sandbox's environment.
+        keep_env: *env* is set over the sandbox's environment instead.
+        forked: The guest goes on as another than the one that was saved: programs that keep random state of their own
+            are told before they run on.
     """
 
     entropy: bytes = field(repr=False)
@@ -61,6 +64,8 @@ class WakeUp:
     hostname: str = ""
     machine_id: bytes = b""
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    keep_env: bool = False
+    forked: bool = False
 
 
 class GuestClient:
@@ -215,6 +220,8 @@ def _wake_request(wake: WakeUp) -> wire.Request:
             hostname=wake.hostname,
             machine_id=wake.machine_id,
             env=wake.env,
+            keep_env=wake.keep_env,
+            forked=wake.forked,
         )
     )
 
