@@ -2,12 +2,15 @@
 A Vmm without virtual machines: the monitor is a real process that sleeps, the guest a scripted agent on a real socket.
 
 What a test relies on is as with QEMU: `agent.sock` lies in the machine's directory and is closed when the monitor
-dies, a monitor outlives the daemon that started it, and is found again by name.
+dies, a monitor outlives the daemon that started it, and is found again by name. A stopped guest answers nothing. What
+a guest remembers (its names, its environment, what ran) is what `devices` returns: whoever is restored from that
+remembers it too. Pages of memory it has none: the monitor maps no file.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -17,14 +20,18 @@ from pathlib import Path
 from support.scripted_agent import Host, scripted_agent
 from terpd.node.guest import agent_pb2 as wire
 from terpd.node.jail.process import Process
-from terpd.node.vmm.base import BootSpec, Placement, RestoreSpec, VmmFailed
+from terpd.node.vmm.base import BootSpec, Layer, Placement, RestoreSpec, VmmFailed
 
 
 @dataclass
 class SimulatedGuest:
     """
-    One machine as its guest sees it. Faults to set: `mute` answers nothing any more, `hang_up` ends the next session
-    at the next call.
+    One machine, as its guest and its monitor see it.
+
+    Faults to set: `mute` answers nothing any more, `hang_up` ends the next session at the next call; `faults` are
+    raised by the methods of `SimulatedVm` so named, `gates` hold them back while they are not set.
+
+    `layers` are of its own disk, lowest first; `acts` are the names of the methods called, in their order.
     """
 
     name: str
@@ -37,6 +44,30 @@ class SimulatedGuest:
     sessions: int = 0
     hang_up: bool = False
     mute: bool = False
+    layers: list[Layer] = field(default_factory=list)
+    acts: list[str] = field(default_factory=list)
+    faults: dict[str, Exception] = field(default_factory=dict)
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)
+    running: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def act(self, name: str) -> None:
+        """What each method of the monitor begins with."""
+        self.acts.append(name)
+        if gate := self.gates.get(name):
+            await gate.wait()
+        if not self.process.alive():
+            raise VmmFailed("the monitor is gone")
+        if fault := self.faults.get(name):
+            raise fault
+
+    def remember(self, devices: bytes) -> None:
+        """Go on as the guest that `memories` was taken from."""
+        for name, value in json.loads(devices).items():
+            setattr(self, name, value)
+
+    def memories(self) -> bytes:
+        remembered = ("state", "hostname", "env", "commands")
+        return json.dumps({name: getattr(self, name) for name in remembered}).encode()
 
     async def serve(self, host: Host) -> None:
         """The script of its agent: every call of one session."""
@@ -48,6 +79,7 @@ class SimulatedGuest:
         host.raw(await host.preface())
         while True:
             stream, request = await host.request()
+            await self.running.wait()
             if not self.process.alive():
                 return
             if self.mute:
@@ -83,15 +115,46 @@ class SimulatedGuest:
 
 
 class SimulatedVm:
-    def __init__(self, process: Process, agent_socket: Path, devices: Path | None = None) -> None:
-        self.process = process
+    """The state is the guest's: another daemon that adopts it gets another one of these."""
+
+    def __init__(self, guest: SimulatedGuest, agent_socket: Path, devices_file: Path | None = None) -> None:
+        self.process = guest.process
         self.agent_socket = agent_socket
-        self._devices = devices
+        self._guest = guest
+        self._devices_file = devices_file
 
     async def save(self) -> None:
-        assert self._devices is not None
-        self._devices.write_bytes(b"devices")
+        assert self._devices_file is not None
+        self._devices_file.write_bytes(self._guest.memories())
         await self.kill()
+
+    async def is_running(self) -> bool:
+        await self._guest.act("is_running")
+        return self._guest.running.is_set()
+
+    async def stop(self) -> None:
+        await self._guest.act("stop")
+        self._guest.running.clear()
+
+    async def devices(self) -> bytes:
+        await self._guest.act("devices")
+        assert not self._guest.running.is_set()
+        return self._guest.memories()
+
+    async def push_layer(self, layer: Layer) -> None:
+        await self._guest.act("push_layer")
+        assert not self._guest.running.is_set()
+        assert layer.path.is_file()
+        self._guest.layers.append(layer)
+
+    async def run(self) -> None:
+        await self._guest.act("run")
+        self._guest.running.set()
+
+    async def flatten(self, below: int) -> None:
+        await self._guest.act("flatten")
+        assert 0 < below < len(self._guest.layers)
+        del self._guest.layers[-1 - below : -1]
 
     async def kill(self) -> None:
         self.process.kill()
@@ -117,6 +180,7 @@ class SimulatedVmm:
         self.gate = asyncio.Event()
         self.gate.set()
         self.waiting = 0
+        self.swept = 0
         self.mute = False
         self._serving: set[asyncio.Task[None]] = set()
         self._children: list[subprocess.Popen[bytes]] = []
@@ -129,13 +193,37 @@ class SimulatedVmm:
         return await self._start(spec.placement, "booted", spec.devices_file)
 
     async def restore(self, spec: RestoreSpec) -> SimulatedVm:
-        for path in (spec.memory_file, spec.devices_file, spec.disk, *spec.disk_backing.values()):
+        devices = [spec.devices] if isinstance(spec.devices, Path) else []
+        assert spec.layers
+        for path in (
+            spec.memory_file,
+            *devices,
+            *(layer.path for layer in spec.layers),
+            *spec.disk_backing.values(),
+        ):
             if not path.is_file():
                 raise VmmFailed(f"no such file: {path}")
-        return await self._start(spec.placement, "frozen", None)
+        vm = await self._start(spec.placement, "frozen", None)
+        guest = self.guests[spec.placement.name]
+        guest.layers = list(spec.layers)
+        if isinstance(spec.devices, bytes):
+            guest.remember(spec.devices)
+        if spec.inject is not None:
+            try:
+                await spec.inject(vm.process)
+            except BaseException:
+                await vm.kill()
+                raise
+        return vm
 
     async def adopt(self, placement: Placement, process: Process) -> SimulatedVm:
-        return SimulatedVm(process, placement.directory / "agent.sock")
+        guest = self.guests.get(placement.name)
+        if guest is None or guest.process != process:
+            raise VmmFailed("the monitor does not answer")
+        return SimulatedVm(guest, placement.directory / "agent.sock")
+
+    async def sweep(self) -> None:
+        self.swept += 1
 
     def running(self) -> Sequence[tuple[str, Process]]:
         return [(name, guest.process) for name, guest in self.guests.items() if guest.process.alive()]
@@ -160,6 +248,7 @@ class SimulatedVmm:
         child = subprocess.Popen(["sleep", "1000"])
         self._children.append(child)
         guest = SimulatedGuest(placement.name, Process.of(child.pid), state, mute=self.mute)
+        guest.running.set()
         self.guests[placement.name] = guest
         self.started.append(placement.name)
         ready = asyncio.Event()
@@ -172,7 +261,7 @@ class SimulatedVmm:
             child.kill()
             await serving
             raise
-        return SimulatedVm(guest.process, placement.directory / "agent.sock", devices)
+        return SimulatedVm(guest, placement.directory / "agent.sock", devices)
 
     @staticmethod
     async def _serve(guest: SimulatedGuest, directory: Path, ready: Callable[[], Awaitable[None] | None]) -> None:

@@ -152,11 +152,18 @@ class Vmm(Protocol):
         """Raises VmmFailed; nothing is left running then."""
 
     async def restore(self, spec: RestoreSpec) -> RunningVm:
-        """On return the guest runs. Raises VmmFailed; nothing is left running then."""
+        """On return the guest runs. Raises VmmFailed, or what `inject` raised; nothing is left running then."""
 
     async def adopt(self, placement: Placement, process: Process) -> RunningVm:
         """
         Whether the guest runs or stands still is left as it is. Raises VmmFailed when the monitor does not answer.
+        """
+
+    async def sweep(self) -> None:
+        """
+        Remove what a dead daemon's starts left outside of the machines' directories: secrets of layers, in memory.
+
+        To be called before this daemon starts its first machine. One that is still starting then does not come up.
         """
 
     def running(self) -> Sequence[tuple[str, Process]]:
