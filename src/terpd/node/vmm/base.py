@@ -61,13 +61,18 @@ class BootSpec:
 @dataclass(frozen=True, slots=True)
 class Layer:
     """
-    One encrypted qcow2 file of a machine's disk, and the secret that opens it (LUKS passphrase, 32 random bytes).
+    One encrypted qcow2 file of a machine's disk, and the secret that opens it: 32 random bytes.
 
     Only the top one is written to; those below are frozen and may be shared.
     """
 
     path: Path
     secret: bytes = field(repr=False)
+
+    @property
+    def passphrase(self) -> bytes:
+        """The LUKS passphrase: the secret in lower-case hexadecimal, for QEMU refuses one that is not UTF-8."""
+        return self.secret.hex().encode()
 
 
 @dataclass(frozen=True, slots=True)
