@@ -13,7 +13,7 @@ from support.sandboxes import NOON, TENANT, make_sandbox
 
 from terpd.model.errors import AlreadyExists, NotFound, PlanLimit, SandboxNotFound, StateConflict
 from terpd.model.ids import KeyId, TenantId, new_key_id, new_sandbox_id
-from terpd.model.ports import ApiKey, Idempotency, SandboxFilter, Store
+from terpd.model.ports import ApiKey, Change, Idempotency, SandboxFilter, Store
 from terpd.model.sandbox import TRANSITIONS, EndReason, Status
 from terpd.store import SqliteStore, open_sqlite
 
@@ -55,9 +55,9 @@ async def test_another_tenants_sandbox_is_not_found(store: Store) -> None:
     with pytest.raises(SandboxNotFound):
         await store.get_sandbox(OTHER, sandbox.id)
     with pytest.raises(SandboxNotFound):
-        await store.set_lease(OTHER, sandbox.id, LATER)
+        await store.set_lease(OTHER, sandbox.id, LATER, lease_s=5)
     assert await store.list_sandboxes(OTHER, SandboxFilter()) == []
-    assert await store.count_live(OTHER) == 0
+    assert await store.count_on_node(OTHER) == 0
 
 
 async def test_limit_holds_under_concurrent_adds(store: Store) -> None:
@@ -68,7 +68,7 @@ async def test_limit_holds_under_concurrent_adds(store: Store) -> None:
         *(store.add_sandbox(make_sandbox(), max_live=3) for _ in range(10)), return_exceptions=True
     )
     assert [type(r) for r in results if r is not None] == [PlanLimit] * 7
-    assert await store.count_live(TENANT) == 3
+    assert await store.count_on_node(TENANT) == 3
     await store.add_sandbox(make_sandbox(tenant=OTHER), max_live=1)
 
 
@@ -93,7 +93,10 @@ async def test_of_many_terminations_one_wins(store: Store) -> None:
     sandbox = make_sandbox(status=Status.RUNNING)
     await store.add_sandbox(sandbox, max_live=None)
     results = await asyncio.gather(
-        *(store.set_status(sandbox.id, Status.TERMINATED, at=LATER, reason=EndReason.USER) for _ in range(8))
+        *(
+            store.set_status(sandbox.id, Status.TERMINATED, at=LATER, change=Change(reason=EndReason.USER))
+            for _ in range(8)
+        )
     )
     assert sum(r is not None for r in results) == 1
 
@@ -103,8 +106,8 @@ async def test_times_and_reason_of_a_life(store: Store) -> None:
     sandbox = make_sandbox()
     await store.add_sandbox(sandbox, max_live=None)
     lease = NOON + dt.timedelta(hours=1)
-    running = await store.set_status(sandbox.id, Status.RUNNING, at=LATER, expires_at=lease)
-    ended = await store.set_status(sandbox.id, Status.FAILED, at=lease, reason=EndReason.MACHINE_LOST)
+    running = await store.set_status(sandbox.id, Status.RUNNING, at=LATER, change=Change(expires_at=lease))
+    ended = await store.set_status(sandbox.id, Status.FAILED, at=lease, change=Change(reason=EndReason.MACHINE_LOST))
     assert running is not None
     assert (running.started_at, running.expires_at, running.ended_at) == (LATER, lease, None)
     assert ended is not None
@@ -116,10 +119,10 @@ async def test_renewed_lease_beats_the_reaper(store: Store) -> None:
     sandbox = make_sandbox(status=Status.RUNNING, lease_s=10)
     await store.add_sandbox(sandbox, max_live=None)
     now = NOON + dt.timedelta(seconds=11)
-    await store.set_lease(TENANT, sandbox.id, now + dt.timedelta(seconds=60))
-    assert await store.set_status(sandbox.id, Status.TERMINATED, at=now, expired_by=now) is None
+    await store.set_lease(TENANT, sandbox.id, now + dt.timedelta(seconds=60), lease_s=60)
+    assert await store.set_status(sandbox.id, Status.TERMINATED, at=now, change=Change(expired_by=now)) is None
     later = now + dt.timedelta(seconds=60)
-    assert await store.set_status(sandbox.id, Status.TERMINATED, at=later, expired_by=later) is not None
+    assert await store.set_status(sandbox.id, Status.TERMINATED, at=later, change=Change(expired_by=later)) is not None
 
 
 @pytest.mark.parametrize("status", [Status.STARTING, Status.TERMINATED, Status.FAILED])
@@ -128,7 +131,7 @@ async def test_lease_is_renewed_only_while_running(store: Store, status: Status)
     sandbox = make_sandbox(status=status)
     await store.add_sandbox(sandbox, max_live=None)
     with pytest.raises(StateConflict):
-        await store.set_lease(TENANT, sandbox.id, LATER)
+        await store.set_lease(TENANT, sandbox.id, LATER, lease_s=5)
     assert await store.get_sandbox(TENANT, sandbox.id) == sandbox
 
 
@@ -204,11 +207,11 @@ async def test_failed_start_frees_its_key(store: Store) -> None:
     key = Idempotency("once", b"d" * 32)
     failed, forgotten, ended = make_sandbox(), make_sandbox(), make_sandbox()
     await store.add_sandbox(failed, max_live=None, idempotency=key)
-    await store.set_status(failed.id, Status.FAILED, at=LATER, reason=EndReason.START_FAILED)
+    await store.set_status(failed.id, Status.FAILED, at=LATER, change=Change(reason=EndReason.START_FAILED))
     await store.add_sandbox(forgotten, max_live=None, idempotency=key)
     await store.forget_sandbox(forgotten.id)
     await store.add_sandbox(ended, max_live=None, idempotency=key)
-    await store.set_status(ended.id, Status.TERMINATED, at=LATER, reason=EndReason.USER)
+    await store.set_status(ended.id, Status.TERMINATED, at=LATER, change=Change(reason=EndReason.USER))
     assert await store.find_idempotent(TENANT, "once") == (b"d" * 32, ended.id)
 
 

@@ -40,7 +40,7 @@ async def test_two_stores_share_one_file(tmp_path: Path) -> None:
     await server.add_sandbox(sandbox, max_live=None)
     assert await command.get_sandbox(TENANT, sandbox.id) == sandbox
     await command.forget_sandbox(sandbox.id)
-    assert await server.count_live(TENANT) == 0
+    assert await server.count_on_node(TENANT) == 0
     await server.close()
     await command.close()
 

@@ -50,6 +50,7 @@ def sqlite_engine(path: Path, *, writes: bool, connections: int) -> sa.Engine:
         # Survives the death of this process at any point; a power cut may lose the last commits, never consistency.
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA secure_delete=ON")  # a destroyed key must not stay behind in a free page
         cursor.close()
 
     if writes:

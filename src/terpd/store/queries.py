@@ -13,10 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from terpd.model.ports import SandboxFilter
-from terpd.model.sandbox import FINAL, TRANSITIONS, Status
-from terpd.store.schema import UtcTime, api_keys, idempotency_keys, sandbox_metadata, sandboxes
-
-LIVE = tuple(sorted(str(status) for status in Status if status not in FINAL))
+from terpd.model.sandbox import FINAL, LIVE, ON_NODE, SAVED, TRANSITIONS, Status
+from terpd.model.snapshot import SnapshotStatus
+from terpd.store.schema import UtcTime, api_keys, idempotency_keys, receipts, sandbox_metadata, sandboxes, snapshots
 
 _bind = sa.bindparam
 
@@ -29,24 +28,22 @@ def of_tenant(table: sa.Table) -> sa.ColumnElement[bool]:
 
 # ---- sandboxes -----------------------------------------------------------------------------------
 
-_live_of_tenant = (
-    sa.select(sa.func.count()).select_from(sandboxes).where(of_tenant(sandboxes), sandboxes.c.status.in_(LIVE))
-)
-_new_row = sa.select(*[_bind(column.name, type_=column.type).label(column.name) for column in sandboxes.c])
-
 insert_sandbox = sa.insert(sandboxes)
-insert_sandbox_below_limit = sa.insert(sandboxes).from_select(
-    [column.name for column in sandboxes.c],
-    _new_row.where(_live_of_tenant.scalar_subquery() < _bind("max_live", type_=sa.Integer)),
-)
-"""One statement checks and inserts. SQLite has one writer at a time; an engine with more locks the tenant first."""
-
 insert_metadata = sa.insert(sandbox_metadata)
 delete_starting = sa.delete(sandboxes).where(
-    sandboxes.c.id == _bind("sandbox_id"), sandboxes.c.status == Status.STARTING.value
+    sandboxes.c.id == _bind("sandbox_id"), sandboxes.c.status == Status.STARTING
 )
 select_sandbox = sa.select(sandboxes).where(sandboxes.c.id == _bind("sandbox_id"), of_tenant(sandboxes))
-count_live = _live_of_tenant
+lock_sandbox = sa.select(sandboxes).where(sandboxes.c.id == _bind("sandbox_id")).with_for_update()
+"""As it is before it changes in the same transaction."""
+
+
+def _count(table: sa.Table, *which: sa.ColumnElement[bool]) -> sa.Select[int]:
+    return sa.select(sa.func.count()).select_from(table).where(of_tenant(table), *which)
+
+
+count_on_node = _count(sandboxes, sandboxes.c.status.in_(sorted(ON_NODE)))
+count_saved = _count(sandboxes, sandboxes.c.status.in_(sorted(SAVED)))
 
 
 def select_page(where: SandboxFilter) -> sa.Select[Any]:
@@ -66,23 +63,34 @@ def select_page(where: SandboxFilter) -> sa.Select[Any]:
 
 def _move_to(status: Status) -> ReturningUpdate[Any]:
     """Compare and set over all tenants: None in a bound value keeps what is recorded."""
-    allowed_from = sorted(str(before) for before, after in TRANSITIONS.items() if status in after)
+    allowed_from = sorted(before for before, after in TRANSITIONS.items() if status in after)
     columns = sandboxes.c
+    expected = _bind("expected", type_=sa.String)
     expired_by = _bind("expired_by", type_=UtcTime)
+    at = _bind("at", type_=UtcTime)
+    ends_at = sa.case((columns.status == Status.PAUSED, columns.paused_expires_at), else_=columns.expires_at)
+    values: dict[str, Any] = {
+        "status": status,
+        "expires_at": sa.func.coalesce(_bind("new_expires_at", type_=UtcTime), columns.expires_at),
+        "end_reason": sa.func.coalesce(columns.end_reason, _bind("new_end_reason", type_=sa.String)),
+    }
+    for name in ("state_id", "stored_bytes", "paused_expires_at"):
+        keep = sa.func.coalesce(_bind(f"new_{name}", type_=columns[name].type), columns[name])
+        values[name] = keep if status in SAVED else None
+    if status is Status.RUNNING:
+        values["started_at"] = sa.func.coalesce(columns.started_at, at)
+        values["window_began_at"] = sa.case((columns.status == Status.PAUSING, columns.window_began_at), else_=at)
+    if status in FINAL:
+        values |= {"ended_at": sa.func.coalesce(columns.ended_at, at), "sealed_key": None}
     return (
         sa.update(sandboxes)
         .where(
             columns.id == _bind("sandbox_id"),
             columns.status.in_(allowed_from),
-            sa.or_(expired_by.is_(None), columns.expires_at <= expired_by),
+            sa.or_(expected.is_(None), columns.status == expected),
+            sa.or_(expired_by.is_(None), ends_at <= expired_by),
         )
-        .values(
-            status=status.value,
-            expires_at=sa.func.coalesce(_bind("new_expires_at", type_=UtcTime), columns.expires_at),
-            started_at=sa.func.coalesce(columns.started_at, _bind("new_started_at", type_=UtcTime)),
-            ended_at=sa.func.coalesce(columns.ended_at, _bind("new_ended_at", type_=UtcTime)),
-            end_reason=sa.func.coalesce(columns.end_reason, _bind("new_end_reason", type_=sa.String)),
-        )
+        .values(values)
         .returning(*columns)
     )
 
@@ -91,25 +99,73 @@ move_to = {status: _move_to(status) for status in Status}
 
 update_lease = (
     sa.update(sandboxes)
-    .where(
-        sandboxes.c.id == _bind("sandbox_id"),
-        of_tenant(sandboxes),
-        sandboxes.c.status == Status.RUNNING.value,
-    )
-    .values(expires_at=_bind("new_expires_at", type_=UtcTime))
+    .where(sandboxes.c.id == _bind("sandbox_id"), of_tenant(sandboxes), sandboxes.c.status == Status.RUNNING)
+    .values(expires_at=_bind("new_expires_at", type_=UtcTime), lease_s=_bind("new_lease_s", type_=sa.Integer))
     .returning(*sandboxes.c)
 )
 
 _on_node = sandboxes.c.node_id == _bind("on_node")
 
-select_live_of_all = sa.select(sandboxes).where(_on_node, sandboxes.c.status.in_(LIVE)).order_by(sandboxes.c.id)
-select_expired_of_all = (
-    sa.select(sandboxes)
-    .where(_on_node, sandboxes.c.status == Status.RUNNING.value, sandboxes.c.expires_at <= _bind("now", type_=UtcTime))
-    .order_by(sandboxes.c.expires_at)
+select_live_of_all = sa.select(sandboxes).where(_on_node, sandboxes.c.status.in_(sorted(LIVE))).order_by(sandboxes.c.id)
+
+# Each half has an index of its own; one condition over both would read all that live.
+_ENDS = ((Status.RUNNING, sandboxes.c.expires_at), (Status.PAUSED, sandboxes.c.paused_expires_at))
+select_expired_of_all = sa.union_all(
+    *(
+        sa.select(sandboxes, ends_at.label("ends_at")).where(
+            _on_node, sandboxes.c.status == status, ends_at <= _bind("now", type_=UtcTime)
+        )
+        for status, ends_at in _ENDS
+    )
+).order_by("ends_at")
+_next_ends = sa.union_all(
+    *(
+        sa.select(sa.func.min(ends_at, type_=UtcTime).label("ends_at")).where(_on_node, sandboxes.c.status == status)
+        for status, ends_at in _ENDS
+    )
+).subquery()
+select_next_expiry_of_all = sa.select(sa.func.min(_next_ends.c.ends_at, type_=UtcTime))
+
+# ---- snapshots and receipts ----------------------------------------------------------------------
+
+insert_snapshot = sa.insert(snapshots)
+select_snapshot = sa.select(snapshots).where(snapshots.c.id == _bind("state_id"), of_tenant(snapshots))
+select_snapshots = (
+    sa.select(snapshots).where(of_tenant(snapshots), ~snapshots.c.for_fork).order_by(snapshots.c.id.desc())
 )
-select_next_expiry_of_all = sa.select(sa.func.min(sandboxes.c.expires_at, type_=UtcTime)).where(
-    _on_node, sandboxes.c.status == Status.RUNNING.value
+count_snapshots = _count(snapshots, ~snapshots.c.for_fork)
+select_snapshots_of_all = sa.select(snapshots).where(snapshots.c.node_id == _bind("on_node")).order_by(snapshots.c.id)
+_capturing = sa.and_(snapshots.c.id == _bind("capturing"), snapshots.c.status == SnapshotStatus.CAPTURING)
+finish_snapshot = (
+    sa.update(snapshots)
+    .where(_capturing)
+    .values(
+        status=SnapshotStatus.READY,
+        ready_at=_bind("at", type_=UtcTime),
+        stored_bytes=_bind("new_stored_bytes"),
+        stopped_ms=_bind("new_stopped_ms"),
+    )
+    .returning(*snapshots.c)
+)
+lock_capturing = sa.select(snapshots).where(_capturing).with_for_update()
+fail_snapshot = (
+    sa.update(snapshots)
+    .where(_capturing)
+    .values(status=SnapshotStatus.FAILED, error=_bind("new_error"), sealed_key=None)
+)
+delete_snapshot = (
+    sa.delete(snapshots).where(snapshots.c.id == _bind("state_id"), of_tenant(snapshots)).returning(*snapshots.c)
+)
+
+insert_receipt = sa.insert(receipts)
+select_receipts = (
+    sa.select(receipts)
+    .where(
+        of_tenant(receipts),
+        sa.or_(_bind("subject", type_=sa.String).is_(None), receipts.c.subject == _bind("subject", type_=sa.String)),
+    )
+    .order_by(receipts.c.at.desc(), receipts.c.subject.desc())
+    .limit(_bind("limit", type_=sa.Integer))
 )
 
 # ---- keys ----------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from terpd.model.ids import KeyId, SandboxId, TenantId
+from terpd.model.ids import KeyId, SandboxId, StateId, TenantId
 from terpd.model.ports import ApiKey
 from terpd.model.sandbox import EndReason, Network, OnTimeout, Sandbox, Size, Status
+from terpd.model.snapshot import Receipt, Snapshot, SnapshotStatus
 
 
 def sandbox_to_row(sandbox: Sandbox) -> dict[str, Any]:
@@ -29,6 +30,14 @@ def sandbox_to_row(sandbox: Sandbox) -> dict[str, Any]:
         "started_at": sandbox.started_at,
         "ended_at": sandbox.ended_at,
         "end_reason": None if sandbox.end_reason is None else sandbox.end_reason.value,
+        "lease_s": sandbox.lease_s,
+        "window_began_at": sandbox.window_began_at,
+        "snapshot": sandbox.snapshot,
+        "state_id": sandbox.state_id,
+        "stored_bytes": sandbox.stored_bytes,
+        "paused_expires_at": sandbox.paused_expires_at,
+        "key_id": sandbox.key_id,
+        "sealed_key": sandbox.sealed_key,
     }
 
 
@@ -50,6 +59,84 @@ def sandbox_from_row(row: Any) -> Sandbox:
         started_at=row.started_at,
         ended_at=row.ended_at,
         end_reason=None if row.end_reason is None else EndReason(row.end_reason),
+        lease_s=row.lease_s,
+        window_began_at=row.window_began_at,
+        snapshot=None if row.snapshot is None else StateId(row.snapshot),
+        state_id=None if row.state_id is None else StateId(row.state_id),
+        stored_bytes=row.stored_bytes,
+        paused_expires_at=row.paused_expires_at,
+        key_id=row.key_id,
+        sealed_key=None if row.sealed_key is None else bytes(row.sealed_key),
+    )
+
+
+def snapshot_to_row(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "id": snapshot.id,
+        "tenant": snapshot.tenant,
+        "status": snapshot.status.value,
+        "name": snapshot.name,
+        "source": snapshot.source,
+        "template": snapshot.template,
+        "size": snapshot.size.name,
+        "vcpus": snapshot.size.vcpus,
+        "memory_mib": snapshot.size.memory_mib,
+        "network": snapshot.network.value,
+        "region": snapshot.region,
+        "node_id": snapshot.node_id,
+        "created_at": snapshot.created_at,
+        "for_fork": snapshot.for_fork,
+        "ready_at": snapshot.ready_at,
+        "stored_bytes": snapshot.stored_bytes,
+        "stopped_ms": snapshot.stopped_ms,
+        "error": snapshot.error,
+        "key_id": snapshot.key_id,
+        "sealed_key": snapshot.sealed_key,
+    }
+
+
+def snapshot_from_row(row: Any) -> Snapshot:
+    return Snapshot(
+        id=StateId(row.id),
+        tenant=TenantId(row.tenant),
+        status=SnapshotStatus(row.status),
+        name=row.name,
+        source=SandboxId(row.source),
+        template=row.template,
+        size=Size(row.size, row.vcpus, row.memory_mib),
+        network=Network(row.network),
+        region=row.region,
+        node_id=row.node_id,
+        created_at=row.created_at,
+        for_fork=row.for_fork,
+        ready_at=row.ready_at,
+        stored_bytes=row.stored_bytes,
+        stopped_ms=row.stopped_ms,
+        error=row.error,
+        key_id=row.key_id,
+        sealed_key=None if row.sealed_key is None else bytes(row.sealed_key),
+    )
+
+
+def receipt_to_row(receipt: Receipt) -> dict[str, Any]:
+    return {
+        "subject": receipt.subject,
+        "tenant": receipt.tenant,
+        "what": receipt.what,
+        "at": receipt.at,
+        "key_id": receipt.key_id,
+        "server_key_id": receipt.server_key_id,
+    }
+
+
+def receipt_from_row(row: Any) -> Receipt:
+    return Receipt(
+        tenant=TenantId(row.tenant),
+        subject=row.subject,
+        what=row.what,
+        at=row.at,
+        key_id=row.key_id,
+        server_key_id=row.server_key_id,
     )
 
 

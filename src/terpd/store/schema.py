@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-REVISION = "0001"  # of the migrations; the code refuses a database that is newer
+REVISION = "0002"  # of the migrations; the code refuses a database that is newer
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -78,9 +78,18 @@ sandboxes = sa.Table(
     sa.Column("started_at", UtcTime),
     sa.Column("ended_at", UtcTime),
     sa.Column("end_reason", sa.String(16)),
+    sa.Column("lease_s", sa.Integer, nullable=False, server_default="600"),  # the default is for old rows only
+    sa.Column("window_began_at", UtcTime),
+    sa.Column("snapshot", sa.String(40)),
+    sa.Column("state_id", sa.String(40)),
+    sa.Column("stored_bytes", sa.BigInteger),
+    sa.Column("paused_expires_at", UtcTime),
+    sa.Column("key_id", sa.String(40)),
+    sa.Column("sealed_key", sa.LargeBinary),
     sa.Index(None, "tenant", "id"),  # pages, newest first
-    sa.Index(None, "tenant", "status"),  # live ones of a tenant
-    sa.Index(None, "node_id", "status", "expires_at"),  # leases and reconciliation
+    sa.Index(None, "tenant", "status"),  # those of a tenant that count against its limits
+    sa.Index(None, "node_id", "status", "expires_at"),  # leases of those that run, and reconciliation
+    sa.Index(None, "node_id", "status", "paused_expires_at"),  # the ends of those that are paused
 )
 
 sandbox_metadata = sa.Table(
@@ -113,4 +122,43 @@ idempotency_keys = sa.Table(
     sa.Column("digest", sa.LargeBinary(32), nullable=False),
     sa.Column("sandbox_id", sa.ForeignKey("sandboxes.id", ondelete="CASCADE"), nullable=False, index=True),
     sa.Column("created_at", UtcTime, nullable=False, index=True),
+)
+
+snapshots = sa.Table(
+    "snapshots",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("tenant", sa.String(64), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("name", sa.Text),
+    sa.Column("source", sa.String(40), nullable=False),  # a sandbox; no foreign key, for a snapshot outlives it
+    sa.Column("template", sa.String(64), nullable=False),
+    sa.Column("size", sa.String(32), nullable=False),
+    sa.Column("vcpus", sa.Integer, nullable=False),
+    sa.Column("memory_mib", sa.Integer, nullable=False),
+    sa.Column("network", sa.String(16), nullable=False),
+    sa.Column("region", sa.String(64), nullable=False),
+    sa.Column("node_id", sa.String(64), nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("for_fork", sa.Boolean, nullable=False),
+    sa.Column("ready_at", UtcTime),
+    sa.Column("stored_bytes", sa.BigInteger),
+    sa.Column("stopped_ms", sa.Double),
+    sa.Column("error", sa.Text),
+    sa.Column("key_id", sa.String(40)),
+    sa.Column("sealed_key", sa.LargeBinary),
+    sa.Index(None, "tenant", "id"),  # newest first
+    sa.Index(None, "node_id"),  # what is kept there
+)
+
+receipts = sa.Table(
+    "receipts",
+    metadata,
+    sa.Column("subject", sa.String(40), primary_key=True),  # has one data key in its life, which is destroyed once
+    sa.Column("tenant", sa.String(64), nullable=False),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("key_id", sa.String(40), nullable=False),
+    sa.Column("server_key_id", sa.String(40), nullable=False),
+    sa.Index(None, "tenant", "at"),  # newest first
 )

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import exc
 
-from terpd.model.errors import AlreadyExists, NotFound, PlanLimit, SandboxNotFound, StateConflict
-from terpd.model.ids import KeyId, SandboxId, TenantId
-from terpd.model.ports import ApiKey, Idempotency, SandboxFilter
-from terpd.model.sandbox import FINAL, EndReason, Sandbox, Status, require_running
+from terpd.model.errors import NotFound, SandboxNotFound, SnapshotNotFound, StateConflict
+from terpd.model.ids import KeyId, SandboxId, StateId, TenantId
+from terpd.model.ports import ApiKey, Change, Idempotency, SandboxFilter
+from terpd.model.sandbox import Sandbox, Status, require_running
+from terpd.model.snapshot import Receipt, SavedState, Snapshot
 from terpd.store import queries
+from terpd.store.changes import check_named, check_on_node, move, record_destroyed, record_idempotency
 from terpd.store.engine import READ_THREADS, Transactions, sqlite_engine
 from terpd.store.migrate import migrate
-from terpd.store.rows import key_from_row, key_to_row, sandbox_from_row, sandbox_to_row
+from terpd.store.rows import (
+    key_from_row,
+    key_to_row,
+    receipt_from_row,
+    sandbox_from_row,
+    sandbox_to_row,
+    snapshot_from_row,
+    snapshot_to_row,
+)
 
-IDEMPOTENCY_KEPT = dt.timedelta(hours=24)
+_NO_CHANGE = Change()
 
 
 async def open_sqlite(path: Path) -> SqliteStore:
@@ -57,20 +66,12 @@ class SqliteStore:
         pairs = [{"sandbox_id": sandbox.id, "key": k, "value": v} for k, v in sandbox.metadata.items()]
 
         def work(connection: sa.Connection) -> None:
-            if max_live is None:
-                connection.execute(queries.insert_sandbox, row)
-            else:
-                values = {**row, "of_tenant": sandbox.tenant, "max_live": max_live}
-                if connection.execute(queries.insert_sandbox_below_limit, values).rowcount != 1:
-                    raise PlanLimit(
-                        "All sandboxes that this key may run at once are in use; terminate one or wait."
-                        f" Limit: {max_live}",
-                        fields={"limit": max_live},
-                    )
+            connection.execute(queries.insert_sandbox, row)
+            check_on_node(connection, sandbox.tenant, max_live)
             if pairs:
                 connection.execute(queries.insert_metadata, pairs)
             if idempotency is not None:
-                _record_key(connection, sandbox, idempotency)
+                record_idempotency(connection, sandbox, idempotency)
 
         await self._transactions.write(work)
 
@@ -90,38 +91,34 @@ class SqliteStore:
         return [sandbox_from_row(row) for row in rows]
 
     async def set_status(
-        self,
-        sandbox_id: SandboxId,
-        status: Status,
-        *,
-        at: dt.datetime,
-        reason: EndReason | None = None,
-        expires_at: dt.datetime | None = None,
-        expired_by: dt.datetime | None = None,
+        self, sandbox_id: SandboxId, status: Status, *, at: dt.datetime, change: Change = _NO_CHANGE
     ) -> Sandbox | None:
-        values = {
-            "sandbox_id": sandbox_id,
-            "new_expires_at": expires_at,
-            "new_started_at": at if status is Status.RUNNING else None,
-            "new_ended_at": at if status in FINAL else None,
-            "new_end_reason": None if reason is None else reason.value,
-            "expired_by": expired_by,
-        }
+        return await self._transactions.write(lambda c: move(c, sandbox_id, status, at, change))
 
-        def work(connection: sa.Connection) -> Any:
-            row = connection.execute(queries.move_to[status], values).first()
-            if row is not None and reason is EndReason.START_FAILED:
-                connection.execute(queries.delete_idempotent_of_sandbox, {"sandbox_id": sandbox_id})
-            return row
+    async def start_all(self, leases: Mapping[SandboxId, dt.datetime], *, at: dt.datetime) -> Sequence[Sandbox] | None:
+        def work(connection: sa.Connection) -> list[Sandbox]:
+            started = []
+            for sandbox_id, expires_at in leases.items():
+                change = Change(expires_at=expires_at, expected=Status.STARTING)
+                sandbox = move(connection, sandbox_id, Status.RUNNING, at, change)
+                if sandbox is None:
+                    raise _NotAll
+                started.append(sandbox)
+            return started
 
-        row = await self._transactions.write(work)
-        return None if row is None else sandbox_from_row(row)
+        try:
+            return await self._transactions.write(work)
+        except _NotAll:
+            return None
 
-    async def set_lease(self, tenant: TenantId, sandbox_id: SandboxId, expires_at: dt.datetime) -> Sandbox:
+    async def set_lease(
+        self, tenant: TenantId, sandbox_id: SandboxId, expires_at: dt.datetime, *, lease_s: int
+    ) -> Sandbox:
         scope = {"of_tenant": tenant, "sandbox_id": sandbox_id}
+        values = {**scope, "new_expires_at": expires_at, "new_lease_s": lease_s}
 
         def work(connection: sa.Connection) -> Sandbox:
-            row = connection.execute(queries.update_lease, {**scope, "new_expires_at": expires_at}).first()
+            row = connection.execute(queries.update_lease, values).first()
             if row is not None:
                 return sandbox_from_row(row)
             found = connection.execute(queries.select_sandbox, scope).first()
@@ -142,9 +139,74 @@ class SqliteStore:
         values = {"on_node": node_id}
         return await self._transactions.read(lambda c: c.execute(queries.select_next_expiry_of_all, values).scalar())
 
-    async def count_live(self, tenant: TenantId) -> int:
+    async def count_on_node(self, tenant: TenantId) -> int:
+        return await self._count(queries.count_on_node, tenant)
+
+    async def count_saved(self, tenant: TenantId) -> int:
+        return await self._count(queries.count_saved, tenant)
+
+    async def add_snapshot(self, snapshot: Snapshot, *, max_named: int | None) -> None:
+        def work(connection: sa.Connection) -> None:
+            connection.execute(queries.insert_snapshot, snapshot_to_row(snapshot))
+            check_named(connection, snapshot.tenant, max_named)
+
+        await self._transactions.write(work)
+
+    async def finish_snapshot(self, state_id: StateId, *, at: dt.datetime, saved: SavedState) -> Snapshot | None:
+        values = {
+            "capturing": state_id,
+            "at": at,
+            "new_stored_bytes": saved.stored_bytes,
+            "new_stopped_ms": saved.stopped_s * 1000,
+        }
+        row = await self._transactions.write(lambda c: c.execute(queries.finish_snapshot, values).first())
+        return None if row is None else snapshot_from_row(row)
+
+    async def fail_snapshot(self, state_id: StateId, *, at: dt.datetime, error: str) -> None:
+        def work(connection: sa.Connection) -> None:
+            row = connection.execute(queries.lock_capturing, {"capturing": state_id}).first()
+            if row is not None:
+                connection.execute(queries.fail_snapshot, {"capturing": state_id, "new_error": error})
+                record_destroyed(connection, snapshot_from_row(row), at)
+
+        await self._transactions.write(work)
+
+    async def get_snapshot(self, tenant: TenantId, state_id: StateId) -> Snapshot:
+        values = {"of_tenant": tenant, "state_id": state_id}
+        row = await self._transactions.read(lambda c: c.execute(queries.select_snapshot, values).first())
+        if row is None:
+            raise SnapshotNotFound(f"There is no such snapshot: {state_id}")
+        return snapshot_from_row(row)
+
+    async def list_snapshots(self, tenant: TenantId) -> Sequence[Snapshot]:
         values = {"of_tenant": tenant}
-        return await self._transactions.read(lambda c: int(c.execute(queries.count_live, values).scalar_one()))
+        rows = await self._transactions.read(lambda c: c.execute(queries.select_snapshots, values).all())
+        return [snapshot_from_row(row) for row in rows]
+
+    async def count_snapshots(self, tenant: TenantId) -> int:
+        return await self._count(queries.count_snapshots, tenant)
+
+    async def delete_snapshot(self, tenant: TenantId, state_id: StateId, *, at: dt.datetime) -> bool:
+        values = {"of_tenant": tenant, "state_id": state_id}
+
+        def work(connection: sa.Connection) -> bool:
+            row = connection.execute(queries.delete_snapshot, values).first()
+            if row is None:
+                return False
+            record_destroyed(connection, snapshot_from_row(row), at)
+            return True
+
+        return await self._transactions.write(work)
+
+    async def snapshots_on_node(self, node_id: str) -> Sequence[Snapshot]:
+        values = {"on_node": node_id}
+        rows = await self._transactions.read(lambda c: c.execute(queries.select_snapshots_of_all, values).all())
+        return [snapshot_from_row(row) for row in rows]
+
+    async def list_receipts(self, tenant: TenantId, *, subject: str | None, limit: int) -> Sequence[Receipt]:
+        values = {"of_tenant": tenant, "subject": subject, "limit": limit}
+        rows = await self._transactions.read(lambda c: c.execute(queries.select_receipts, values).all())
+        return [receipt_from_row(row) for row in rows]
 
     async def add_key(self, key: ApiKey) -> None:
         await self._transactions.write(lambda c: c.execute(queries.insert_key, key_to_row(key)))
@@ -173,25 +235,18 @@ class SqliteStore:
     async def ping(self) -> None:
         await self._transactions.read(lambda c: c.execute(queries.ping).scalar())
 
-    async def _select(self, query: sa.Select[Any], values: dict[str, object]) -> Sequence[Sandbox]:
+    async def _select(
+        self, query: sa.Select[Any] | sa.CompoundSelect[Any], values: dict[str, object]
+    ) -> Sequence[Sandbox]:
         rows = await self._transactions.read(lambda c: c.execute(query, values).all())
         return [sandbox_from_row(row) for row in rows]
 
+    async def _count(self, query: sa.Select[int], tenant: TenantId) -> int:
+        return await self._transactions.read(lambda c: c.execute(query, {"of_tenant": tenant}).scalar_one())
 
-def _record_key(connection: sa.Connection, sandbox: Sandbox, idempotency: Idempotency) -> None:
-    """Old keys go when a new one comes: only who uses them pays, and the table stays a day long."""
-    connection.execute(queries.delete_idempotent_before, {"limit": sandbox.created_at - IDEMPOTENCY_KEPT})
-    row = {
-        "tenant": sandbox.tenant,
-        "key": idempotency.key,
-        "digest": idempotency.digest,
-        "sandbox_id": sandbox.id,
-        "created_at": sandbox.created_at,
-    }
-    try:
-        connection.execute(queries.insert_idempotent, row)
-    except exc.IntegrityError as error:
-        raise AlreadyExists("Another request with this Idempotency-Key was faster; repeat it") from error
+
+class _NotAll(Exception):
+    """Undoes a transaction that is to do all or nothing."""
 
 
 def _unknown(sandbox_id: SandboxId) -> SandboxNotFound:
