@@ -93,6 +93,18 @@ class Config(_Frozen):
     uid_count: Annotated[int, Field(ge=2)] = 65_536
     pool: tuple[PoolConfig, ...] = ()
     max_timeout_s: Annotated[int, Field(ge=MIN_TIMEOUT_S, le=30 * 86400)] = 86400
+    max_running_lifetime_s: Annotated[int, Field(ge=MIN_TIMEOUT_S)] | None = None
+    max_paused_s: Annotated[int, Field(ge=MIN_TIMEOUT_S)] | None = None
+    max_snapshots: Annotated[int, Field(ge=0)] = 50
+    max_named_snapshots: Annotated[int, Field(ge=0)] = 50
+    max_fork: Annotated[int, Field(ge=1, le=1000)] = 32
+    key_file: Path | None = None  # None: see `server_key_file`
+    disk_reserve_mib: Annotated[int, Field(ge=0)] = 1024
+    s3_bucket: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{1,254}$")] | None = None  # None: local disk
+    s3_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9!_.*'()/-]{0,255}$")] = "terp/"
+    s3_endpoint: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    s3_region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
+    artifact_cache_mib: Annotated[int, Field(ge=0)] = 20 * 1024
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     log_json: bool = True
 
@@ -107,6 +119,15 @@ class Config(_Frozen):
     def database(self) -> Path:
         return self.data_dir / "terp.db"
 
+    @property
+    def artifacts(self) -> Path:
+        """Saved states, or with S3 the local copies of them; on the file system of the machines' disks."""
+        return self.data_dir / "artifacts"
+
+    @property
+    def server_key_file(self) -> Path:
+        return self.key_file or self.data_dir / "keys" / "server.key"
+
     def policy(self) -> Policy:
         return Policy(
             region=self.region,
@@ -114,6 +135,11 @@ class Config(_Frozen):
             sizes={name: Size(name, size.vcpus, size.memory_mib) for name, size in self.sizes.items()},
             max_concurrent=self.max_concurrent,
             max_timeout_s=self.max_timeout_s,
+            max_snapshots=self.max_snapshots,
+            max_named_snapshots=self.max_named_snapshots,
+            max_fork=self.max_fork,
+            max_running_lifetime_s=self.max_running_lifetime_s,
+            max_paused_s=self.max_paused_s,
         )
 
     def pool_targets(self) -> dict[tuple[str, str], int]:

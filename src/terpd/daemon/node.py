@@ -17,6 +17,8 @@ from terpd.daemon.config import Config, load
 from terpd.model.errors import InvalidRequest, StateConflict, TemplateNotFound, Unavailable
 from terpd.model.sandbox import Size
 from terpd.node.admission import Admission
+from terpd.node.artifacts.base import ArtifactStore
+from terpd.node.artifacts.files import FilesStore
 from terpd.node.host import Host
 from terpd.node.jail.cgroup import CgroupTree
 from terpd.node.jail.launch import LaunchFailed
@@ -40,6 +42,7 @@ log = structlog.get_logger()
 _BUILT = Path(__file__).resolve().parents[3] / "target/x86_64-unknown-linux-gnu/release"  # of the source tree
 AGENT = _BUILT / "terp-agent"
 LAUNCHER = _BUILT / "terp-jail"
+VAULT = _BUILT / "terp-vault"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +102,37 @@ async def open_workshop(config: Config) -> Workshop:
     return Workshop(vmm, acceleration, catalog, snapshots, config.policy().sizes)
 
 
+def artifact_store(config: Config) -> ArtifactStore:
+    """
+    Where saved states are kept, not opened yet.
+
+    Raises:
+        Unavailable: The settings of S3 cannot be used.
+    """
+    files = FilesStore(config.artifacts, reserve_bytes=config.disk_reserve_mib << 20)
+    if config.s3_bucket is None:
+        return files
+    from terpd.node.artifacts.s3 import Bucket, S3Store  # noqa: PLC0415  boto3 takes a third of a second to import
+
+    bucket = Bucket(config.s3_bucket, config.s3_prefix, endpoint=config.s3_endpoint, region=config.s3_region)
+    return S3Store(bucket, files, cache_bytes=config.artifact_cache_mib << 20)
+
+
 async def open_node(config: Config) -> tuple[Host, Supervisor]:
     """Wire this host as a node. Nothing is started: that is `Supervisor.open`."""
+    artifacts = artifact_store(config)
+    await artifacts.open()
     workshop = await open_workshop(config)
     log.info("acceleration", name=workshop.acceleration.name, reason=workshop.acceleration.reason)
     instance = instance_name(config.data_dir)
     admission = Admission(config.memory_cap_mib or _host_memory_mib(), config.machines_cap)
     supervisor = Supervisor(
         Facilities(
-            vmm=workshop.vmm(instance=instance), cgroups=CgroupTree(instance), machines=config.data_dir / "machines"
+            vmm=workshop.vmm(instance=instance),
+            cgroups=CgroupTree(instance),
+            machines=config.data_dir / "machines",
+            vault=VAULT,
+            artifacts=artifacts,
         ),
         workshop.catalog,
         workshop.snapshots,

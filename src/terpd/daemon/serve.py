@@ -1,7 +1,7 @@
 """
 The server's life: lock the data directory, open store and node, adopt what runs, serve, and let go in order.
 
-    lock ─► store (migrated) ─► node opened (adopts, reaps) ─► reconciled ─► serving ─► ready line
+    keys ─► lock ─► store (migrated) ─► node opened (adopts, reaps) ─► reconciled ─► serving ─► ready line
     SIGTERM ─► no new requests ─► creates drained ─► [--dev: all sandboxes terminated] ─► node closed ─► store closed
 
 Sandboxes that run are left running unless `--dev`; the next start adopts them.
@@ -29,7 +29,9 @@ from terpd.control.keys import SCOPES
 from terpd.control.services import Services
 from terpd.daemon.config import Config
 from terpd.daemon.node import open_node
+from terpd.daemon.server_keys import load_keys, warn_of_missing
 from terpd.model.errors import Unavailable
+from terpd.model.ports import Change
 from terpd.model.sandbox import EndReason, Status
 from terpd.node.jail.process import become_parent_of_orphans
 from terpd.store import open_sqlite
@@ -56,6 +58,7 @@ async def serve(config: Config, *, dev: bool) -> None:
         # For all of the server's life: also a signal that comes while it opens or closes ends it in order.
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     become_parent_of_orphans()
+    keys = load_keys(config)
     config.data_dir.mkdir(parents=True, exist_ok=True)
     config.data_dir.chmod(0o711)  # monitors, each an unprivileged uid, pass through to their own disk
     with _only_one(config.data_dir), _listen(config.host, config.port) as sock:
@@ -64,7 +67,8 @@ async def serve(config: Config, *, dev: bool) -> None:
             host, supervisor = await open_node(config)
             await supervisor.open()
             try:
-                services = Services(store, host, config.policy())
+                await warn_of_missing(store, keys, config.node_id)
+                services = Services(store, host, config.policy(), keys)
                 async with services.running():
                     await _answer(services, sock, config, stop, dev=dev)
                 if dev:
@@ -127,7 +131,8 @@ async def _terminate_all(services: Services) -> None:
     """Record that the server took its sandboxes with it; the machines go when the node closes."""
     for sandbox in await services.store.live_sandboxes(services.node.node_id):
         now = dt.datetime.now(dt.UTC)
-        await services.store.set_status(sandbox.id, Status.TERMINATED, at=now, reason=EndReason.SHUTDOWN)
+        change = Change(reason=EndReason.SHUTDOWN)
+        await services.store.set_status(sandbox.id, Status.TERMINATED, at=now, change=change)
 
 
 @contextlib.contextmanager

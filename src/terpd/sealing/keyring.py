@@ -42,6 +42,11 @@ class KeyRing:
         self._keys = {server_key_id(key): key for key in keys}
         self.current_id = server_key_id(keys[0])
 
+    @property
+    def ids(self) -> frozenset[str]:
+        """Of all server keys that are here."""
+        return frozenset(self._keys)
+
     @classmethod
     def parse(cls, text: str) -> KeyRing:
         """Raises BadKey. Empty lines and those that begin with # do not count."""
