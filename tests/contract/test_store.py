@@ -1,12 +1,10 @@
-"""What every Store promises; a further engine is a further parameter of `store`."""
+"""What every Store promises of sandboxes and keys."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from support.sandboxes import NOON, TENANT, make_sandbox
@@ -15,17 +13,9 @@ from terpd.model.errors import AlreadyExists, NotFound, PlanLimit, SandboxNotFou
 from terpd.model.ids import KeyId, TenantId, new_key_id, new_sandbox_id
 from terpd.model.ports import ApiKey, Change, Idempotency, SandboxFilter, Store
 from terpd.model.sandbox import TRANSITIONS, EndReason, Status
-from terpd.store import SqliteStore, open_sqlite
 
 OTHER = TenantId("other")
 LATER = NOON + dt.timedelta(seconds=5)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    store = await open_sqlite(tmp_path / "terp.db")
-    yield store
-    await store.close()
 
 
 def make_key(**changes: object) -> ApiKey:
@@ -133,6 +123,15 @@ async def test_lease_is_renewed_only_while_running(store: Store, status: Status)
     with pytest.raises(StateConflict):
         await store.set_lease(TENANT, sandbox.id, LATER, lease_s=5)
     assert await store.get_sandbox(TENANT, sandbox.id) == sandbox
+
+
+async def test_new_lease_has_its_length(store: Store) -> None:
+    """A renewal records when the lease ends and how long the next one, after a resume, is to be."""
+    sandbox = make_sandbox(status=Status.RUNNING, lease_s=600)
+    await store.add_sandbox(sandbox, max_live=None)
+    renewed = await store.set_lease(TENANT, sandbox.id, LATER, lease_s=90)
+    assert (renewed.expires_at, renewed.lease_s) == (LATER, 90)
+    assert await store.get_sandbox(TENANT, sandbox.id) == renewed
 
 
 async def test_expiry_sees_running_sandboxes_of_the_node(store: Store) -> None:

@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from terpd.model.errors import NotFound, SandboxNotFound, SnapshotNotFound, StateConflict
 from terpd.model.ids import KeyId, SandboxId, StateId, TenantId
 from terpd.model.ports import ApiKey, Change, Idempotency, SandboxFilter
-from terpd.model.sandbox import Sandbox, Status, require_running
+from terpd.model.sandbox import FINAL, Sandbox, Status, require_running
 from terpd.model.snapshot import Receipt, SavedState, Snapshot
 from terpd.store import queries
 from terpd.store.changes import check_named, check_on_node, move, record_destroyed, record_idempotency
-from terpd.store.engine import READ_THREADS, Transactions, sqlite_engine
+from terpd.store.engine import READ_THREADS, Transactions, empty_log, sqlite_engine
 from terpd.store.migrate import migrate
 from terpd.store.rows import (
     key_from_row,
@@ -50,6 +50,7 @@ def _prepare(path: Path, writer: sa.Engine) -> None:
     # Made by us first, so that no moment exists in which others can read it; SQLite gives -wal and -shm its mode.
     path.touch(mode=0o600, exist_ok=True)
     migrate(writer)
+    empty_log(writer)
 
 
 class SqliteStore:
@@ -93,7 +94,7 @@ class SqliteStore:
     async def set_status(
         self, sandbox_id: SandboxId, status: Status, *, at: dt.datetime, change: Change = _NO_CHANGE
     ) -> Sandbox | None:
-        return await self._transactions.write(lambda c: move(c, sandbox_id, status, at, change))
+        return await self._transactions.write(lambda c: move(c, sandbox_id, status, at, change), erases=status in FINAL)
 
     async def start_all(self, leases: Mapping[SandboxId, dt.datetime], *, at: dt.datetime) -> Sequence[Sandbox] | None:
         def work(connection: sa.Connection) -> list[Sandbox]:
@@ -169,7 +170,7 @@ class SqliteStore:
                 connection.execute(queries.fail_snapshot, {"capturing": state_id, "new_error": error})
                 record_destroyed(connection, snapshot_from_row(row), at)
 
-        await self._transactions.write(work)
+        await self._transactions.write(work, erases=True)
 
     async def get_snapshot(self, tenant: TenantId, state_id: StateId) -> Snapshot:
         values = {"of_tenant": tenant, "state_id": state_id}
@@ -196,7 +197,7 @@ class SqliteStore:
             record_destroyed(connection, snapshot_from_row(row), at)
             return True
 
-        return await self._transactions.write(work)
+        return await self._transactions.write(work, erases=True)
 
     async def snapshots_on_node(self, node_id: str) -> Sequence[Snapshot]:
         values = {"on_node": node_id}
