@@ -1,5 +1,5 @@
 """
-QEMU microvm machines: their command line, and how they are booted, restored, saved and found again.
+QEMU microvm machines: their command line, and how they are booted, restored and found again.
 
 The machine definition and why each flag stands there: docs/adr/0002-machine.md. What makes a restore fast:
 
@@ -8,6 +8,7 @@ The machine definition and why each flag stands there: docs/adr/0002-machine.md.
 
 Memory is the template's file mapped privately (share=off) from a read-only descriptor: clones share what they do
 not touch, and no guest can alter the template. Device state is what `xen-save-devices-state` writes: devices only.
+Pages that differ from the template's are written by others between launch and load, which costs one round trip.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +28,22 @@ from terpd.node.jail.root import JailRoot
 from terpd.node.vmm import sockets
 from terpd.node.vmm.base import BootSpec, Hardware, Placement, RestoreSpec, VmmFailed
 from terpd.node.vmm.qmp import Qmp
+from terpd.node.vmm.running import (
+    BACKING_NAME,
+    STATE_SET,
+    TEMPLATE_NODE,
+    QemuVm,
+    layer_files,
+    layer_options,
+    layer_set,
+)
+from terpd.node.vmm.secret_files import SecretFiles
 
 _MOUNT = "/m"  # where a machine's files appear inside its jail
-_STATE_SET = 1  # fdset of the device state
 _CONSOLE_SET = 2
 _KVM_SET = 3
 _CONSOLE_BYTES = 65536  # of the guest's serial output kept in QEMU, for a post-mortem
+_LOAD = {"uri": f"file:/dev/fdset/{STATE_SET}"}
 _START_TIMEOUT_S = 30.0  # a restore takes 20-40 ms; a host that swaps or starves may take very much longer
 _QMP_SOCKET = "qmp.sock"
 _AGENT_SOCKET = "agent.sock"
@@ -54,20 +66,23 @@ def command_line(
     accel: str,
     qmp_fd: int,
     agent_fd: int,
-    descriptors: Mapping[int, int],
+    descriptors: Sequence[tuple[int, int]],
     boot: Boot | None,
+    layers: int = 1,
 ) -> list[str]:
     """
     Return QEMU's argument vector; pure.
 
     Template and clone must agree on every device, or the state loads "successfully" into a dead guest: so both come
-    from here, and only memory sharing, kernel and console differ.
+    from here, and only memory sharing, kernel, console and what the disk consists of differ.
 
     Args:
         accel: Value of -accel.
-        descriptors: fdset number → inherited file descriptor.
+        descriptors: Number of an fdset and inherited file descriptor.
         boot: None restores: QEMU waits for `migrate-incoming`.
+        layers: Of the machine's own disk, at a restore; their secrets are the files `k0`, `k1`, … beside the disk.
     """
+    disk, top = _template_disk() if boot else _layered_disk(layers)
     share = "share=on" if boot else "share=off,readonly=on,rom=off"
     argv = [
         "/usr/bin/qemu-system-x86_64",
@@ -85,10 +100,9 @@ def command_line(
         *("-device", "virtio-serial-device,max_ports=2"),
         *("-chardev", f"socket,id=a0,fd={agent_fd},server=on,wait=off"),
         *("-device", "virtserialport,chardev=a0,name=terp.agent"),
-        *("-blockdev", f"driver=file,node-name=f0,filename={_MOUNT}/disk.qcow2,discard=unmap,cache.no-flush=on"),
-        *("-blockdev", "driver=qcow2,node-name=d0,file=f0,discard=unmap,cache.no-flush=on"),
+        *disk,
         # A full host disk is the guest's I/O error. By default QEMU would stop the guest, and nobody would wake it.
-        *("-device", "virtio-blk-device,drive=d0,werror=report,rerror=report"),
+        *("-device", f"virtio-blk-device,drive={top},werror=report,rerror=report"),
         *("-chardev", f"socket,id=q0,fd={qmp_fd},server=on,wait=off"),
         *("-mon", "chardev=q0,mode=control"),
         *("-global", "migration.send-configuration=off"),
@@ -97,7 +111,7 @@ def command_line(
         *("-action", "reboot=shutdown,panic=shutdown"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
     ]
-    for number, fd in descriptors.items():
+    for number, fd in descriptors:
         argv += ["-add-fd", f"fd={fd},set={number}"]
     if boot is None:
         argv += ["-chardev", f"ringbuf,id=s0,size={_CONSOLE_BYTES}", "-serial", "chardev:s0", "-incoming", "defer"]
@@ -105,6 +119,28 @@ def command_line(
         argv += ["-chardev", f"file,id=s0,path=/dev/fdset/{boot.console_set}", "-serial", "chardev:s0"]
         argv += ["-kernel", boot.kernel, "-initrd", boot.initrd, "-append", boot.cmdline]
     return argv
+
+
+def _template_disk() -> tuple[list[str], str]:
+    """The options of the disk that a template boots from, and the node that its device uses."""
+    options = "discard=unmap,cache.no-flush=on"
+    file = f"driver=file,node-name=f,filename={_MOUNT}/disk.qcow2,{options}"
+    return ["-blockdev", file, "-blockdev", f"driver=qcow2,node-name={TEMPLATE_NODE},file=f,{options}"], TEMPLATE_NODE
+
+
+def _layered_disk(layers: int) -> tuple[list[str], str]:
+    """The options of a restored machine's disk, and the node that its device uses."""
+    argv = [
+        *("-blockdev", f"driver=file,node-name=f,filename={_MOUNT}/{BACKING_NAME},read-only=on"),
+        *("-blockdev", f"driver=qcow2,node-name={TEMPLATE_NODE},file=f,read-only=on"),
+    ]
+    below = TEMPLATE_NODE
+    for number in range(layers):
+        argv += ["-object", f"secret,id=k{number},file={_MOUNT}/k{number}"]
+        for options in layer_options(number, below, frozen=number < layers - 1):
+            argv += ["-blockdev", json.dumps(options, separators=(",", ":"))]
+        below = f"l{number}"
+    return argv, below
 
 
 def kernel_arguments(accel: str, tsc_khz: int) -> str:
@@ -116,34 +152,6 @@ def kernel_arguments(accel: str, tsc_khz: int) -> str:
         return arguments
     # lpj is loops_per_jiffy at 250 Hz, the tick of Debian's kernels.
     return f"{arguments} tsc=reliable tsc_early_khz={tsc_khz} lpj={tsc_khz * 1000 // 250} no_timer_check"
-
-
-class QemuVm:
-    """A machine that runs. One QMP connection; QEMU accepts one at a time."""
-
-    def __init__(self, process: Process, agent_socket: Path, qmp: Qmp) -> None:
-        self.process = process
-        self.agent_socket = agent_socket
-        self._qmp = qmp
-
-    async def save(self) -> None:
-        await self._qmp.execute("stop")
-        await self._qmp.execute(
-            "xen-save-devices-state",
-            {"filename": f"/dev/fdset/{_STATE_SET}", "live": False},
-            timeout_s=_START_TIMEOUT_S,
-        )
-        self._qmp.execute_later("quit")
-        await self.process.wait()
-        await self._qmp.close()
-
-    async def kill(self) -> None:
-        self.process.kill()
-        await self.process.wait()
-        await self._qmp.close()
-
-    async def close(self) -> None:
-        await self._qmp.close()
 
 
 class Qemu:
@@ -163,10 +171,11 @@ class Qemu:
         self._accel = accel
         self._tsc_khz = tsc_khz
         self._prefix = f"terp-{instance}-"
+        self._secrets = SecretFiles(instance)
 
     @property
     def identity(self) -> Mapping[str, str]:
-        sample = command_line("", Hardware(1, 1), accel=self._accel, qmp_fd=0, agent_fd=0, descriptors={}, boot=None)
+        sample = command_line("", Hardware(1, 1), accel=self._accel, qmp_fd=0, agent_fd=0, descriptors=[], boot=None)
         return {
             "qemu": self._root.digest,
             "accelerator": self._accel,
@@ -187,36 +196,61 @@ class Qemu:
             Bind(spec.kernel, f"{_MOUNT}/kernel"),
             Bind(spec.initrd, f"{_MOUNT}/initrd"),
             Bind(spec.disk, f"{_MOUNT}/disk.qcow2", writable=True),
+            *(Bind(path, f"{_MOUNT}/{name}") for name, path in spec.disk_backing.items()),
         ]
-        with contextlib.ExitStack() as stack:
-            state = _open(stack, spec.devices_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            console = _open(stack, spec.console_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            descriptors = {_STATE_SET: state, _CONSOLE_SET: console}
-            return await self._start(spec.placement, spec.hardware, binds, spec.disk_backing, descriptors, boot)
+        with contextlib.ExitStack() as held:
+            state = _open(held, spec.devices_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            console = _open(held, spec.console_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            descriptors = [(STATE_SET, state), (_CONSOLE_SET, console)]
+            return await self._start(spec.placement, spec.hardware, binds, descriptors, boot=boot)
 
     async def restore(self, spec: RestoreSpec) -> QemuVm:
-        binds = [
-            Bind(spec.memory_file, f"{_MOUNT}/memory"),
-            Bind(spec.disk, f"{_MOUNT}/disk.qcow2", writable=True),
-        ]
-        with contextlib.ExitStack() as stack:
-            descriptors = {_STATE_SET: _open(stack, spec.devices_file, os.O_RDONLY)}
-            return await self._start(spec.placement, spec.hardware, binds, spec.disk_backing, descriptors, None)
+        placement = spec.placement
+        try:
+            with contextlib.ExitStack() as held, contextlib.ExitStack() as secrets:
+                passphrases = [layer.passphrase for layer in spec.layers]
+                keys = secrets.enter_context(self._secrets.shown(placement.name, placement.uid, passphrases))
+                binds = [
+                    Bind(spec.memory_file, f"{_MOUNT}/memory"),
+                    *(Bind(path, f"{_MOUNT}/{name}") for name, path in spec.disk_backing.items()),
+                    *(Bind(path, f"{_MOUNT}/{path.name}") for path in keys),
+                ]
+                descriptors = [(STATE_SET, _state(held, spec.devices))]
+                for number, layer in enumerate(spec.layers):
+                    fds = held.enter_context(layer_files(layer.path, frozen=number < len(spec.layers) - 1))
+                    descriptors += [(layer_set(number), fd) for fd in fds]
+
+                async def inject(process: Process) -> None:
+                    secrets.close()  # QEMU has read them, and this may take its time
+                    if spec.inject is not None:
+                        await spec.inject(process)
+
+                return await self._start(
+                    placement,
+                    spec.hardware,
+                    binds,
+                    descriptors,
+                    layers=len(spec.layers),
+                    inject=inject if spec.inject else None,
+                )
+        except OSError as error:
+            raise VmmFailed(f"{placement.name}: {error}") from error
 
     async def adopt(self, placement: Placement, process: Process) -> QemuVm:
         try:
             qmp = await Qmp.connect(sockets.connect(placement.directory / _QMP_SOCKET))
         except OSError as error:
             raise VmmFailed(f"{placement.name}: QMP socket: {error}") from error
+        vm = QemuVm(process, placement.directory / _AGENT_SOCKET, qmp)
         try:
-            status = await qmp.execute("query-status")
-            # Nothing of ours leaves a machine stopped: a daemon died between stop and what would have followed.
-            if isinstance(status, dict) and not status.get("running"):
-                await qmp.execute("cont")
-        except VmmFailed:
+            await vm.end_jobs()
+        except BaseException:
             await qmp.close()
             raise
-        return QemuVm(process, placement.directory / _AGENT_SOCKET, qmp)
+        return vm
+
+    async def sweep(self) -> None:
+        await asyncio.to_thread(self._secrets.sweep)
 
     def running(self) -> Sequence[tuple[str, Process]]:
         return [(name.removeprefix(self._prefix), process) for name, process in scan(self._prefix)]
@@ -226,20 +260,22 @@ class Qemu:
         placement: Placement,
         hardware: Hardware,
         binds: Sequence[Bind],
-        backing: Mapping[str, Path],
-        descriptors: dict[int, int],
-        boot: Boot | None,
+        descriptors: list[tuple[int, int]],
+        *,
+        boot: Boot | None = None,
+        layers: int = 0,
+        inject: Callable[[Process], Awaitable[None]] | None = None,
     ) -> QemuVm:
-        with contextlib.ExitStack() as words, contextlib.ExitStack() as stack:
+        with ErrorText() as errors, contextlib.ExitStack() as stack:
             accel = self._accel
             if accel == "kvm":
-                descriptors[_KVM_SET] = _open(stack, Path("/dev/kvm"), os.O_RDWR)
+                descriptors.append((_KVM_SET, _open(stack, Path("/dev/kvm"), os.O_RDWR)))
                 accel = f"kvm,device=/dev/fdset/{_KVM_SET}"
             qmp_listener = stack.enter_context(sockets.listen(placement.directory / _QMP_SOCKET))
             agent_listener = stack.enter_context(sockets.listen(placement.directory / _AGENT_SOCKET))
             qmp = await Qmp.connect(sockets.connect(placement.directory / _QMP_SOCKET))
-            resumed = asyncio.create_task(self._resume(qmp, boot))
-            errors = words.enter_context(ErrorText())
+            # QEMU finds the command as soon as it looks, unless pages have to be written before.
+            load = qmp.execute_later("migrate-incoming", _LOAD) if boot is None and inject is None else None
             spec = JailSpec(
                 name=placement.name,
                 root=self._root.path,
@@ -251,9 +287,10 @@ class Qemu:
                     agent_fd=agent_listener.fileno(),
                     descriptors=descriptors,
                     boot=boot,
+                    layers=layers,
                 ),
-                binds=[*binds, *(Bind(path, f"{_MOUNT}/{name}") for name, path in backing.items())],
-                fds=[qmp_listener.fileno(), agent_listener.fileno(), *descriptors.values()],
+                binds=binds,
+                fds=[qmp_listener.fileno(), agent_listener.fileno(), *(fd for _, fd in descriptors)],
                 uid=placement.uid,
                 gid=placement.uid,
                 cgroup=placement.cgroup,
@@ -264,9 +301,15 @@ class Qemu:
                 process = Process.of(await launch(spec, launcher=self._launcher))
                 # From here QEMU alone holds the listeners, so its death closes our connection.
                 stack.close()
-                await resumed
+                if load is None:
+                    await qmp.ready(timeout_s=_START_TIMEOUT_S)
+                if inject is not None:
+                    await inject(process)
+                    load = qmp.execute_later("migrate-incoming", _LOAD)
+                if load is not None:
+                    await asyncio.wait_for(load, _START_TIMEOUT_S)
+                    await qmp.event("RESUME", timeout_s=_START_TIMEOUT_S)
             except BaseException as error:
-                resumed.cancel()
                 await qmp.close()
                 if process is not None:
                     process.kill()
@@ -276,20 +319,21 @@ class Qemu:
                 raise
         return QemuVm(process, placement.directory / _AGENT_SOCKET, qmp)
 
-    @staticmethod
-    async def _resume(qmp: Qmp, boot: Boot | None) -> None:
-        if boot is not None:
-            await qmp.execute("query-status", timeout_s=_START_TIMEOUT_S)
-            return
-        load = qmp.execute_later("migrate-incoming", {"uri": f"file:/dev/fdset/{_STATE_SET}"})
-        await asyncio.wait_for(load, _START_TIMEOUT_S)
-        await qmp.event("RESUME", timeout_s=_START_TIMEOUT_S)
-
 
 def _open(stack: contextlib.ExitStack, path: Path, flags: int) -> int:
     fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
     stack.callback(os.close, fd)
     return fd
+
+
+def _state(stack: contextlib.ExitStack, devices: Path | bytes) -> int:
+    """A descriptor to read the device state from; QEMU refuses one that can be written as well."""
+    if isinstance(devices, Path):
+        return _open(stack, devices, os.O_RDONLY)
+    with os.fdopen(os.memfd_create("devices", os.MFD_CLOEXEC), "wb") as file:
+        file.write(devices)
+        file.flush()
+        return _open(stack, Path(f"/proc/self/fd/{file.fileno()}"), os.O_RDONLY)
 
 
 def _cpu_model() -> str:

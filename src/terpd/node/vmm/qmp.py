@@ -1,5 +1,5 @@
 """
-A client of the QEMU Machine Protocol: JSON lines over a unix socket.
+A client of the QEMU Machine Protocol: JSON lines, and file descriptors, over a unix socket.
 
 Commands may be written before QEMU listens to them (the socket's backlog keeps them), which is how a restore
 costs no round trip. QEMU is jailed yet may be taken over by its guest, so replies are bounded and deadlined too.
@@ -18,6 +18,7 @@ from typing import Any
 from terpd.node.vmm.base import VmmFailed
 
 MAX_LINE_BYTES = 256 * 1024
+TIMEOUT_S = 10.0  # of a command that waits for nothing; a host that swaps or starves may need it
 _MAX_EVENTS = 64  # different names; QEMU 10 has about as many in all its uses together
 _MAX_MESSAGES_PER_S = 1000  # of a sane monitor: some ten at its start, then an event now and then
 
@@ -25,49 +26,69 @@ _MAX_MESSAGES_PER_S = 1000  # of a sane monitor: some ten at its start, then an 
 class Qmp:
     """One connection. Commands are answered in order; events are matched by name."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, sock: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._sock = sock
         self._reader = reader
         self._writer = writer
+        writer.transport.set_write_buffer_limits(high=0)  # so that drain() waits until all is written
         self._pending: list[asyncio.Future[Any]] = []
         self._events: dict[str, asyncio.Event] = {}
         self._pump = asyncio.create_task(self._read(), name="qmp")
         self._failure: VmmFailed | None = None
-        self.execute_later("qmp_capabilities")
+        self._ready = self.execute_later("qmp_capabilities")
 
     @classmethod
     async def connect(cls, sock: socket.socket) -> Qmp:
         """Take over a connected, non-blocking unix socket."""
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=MAX_LINE_BYTES)
-        return cls(reader, writer)
+        return cls(sock, reader, writer)
 
     def execute_later(self, command: str, arguments: Mapping[str, Any] | None = None) -> asyncio.Future[Any]:
         """Write a command now; the future is its reply. Unretrieved failures are not reported twice."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        if self._failure is not None:
-            future.set_exception(self._failure)
-            return future
-        self._pending.append(future)
-        message: dict[str, Any] = {"execute": command}
-        if arguments:
-            message["arguments"] = arguments
-        self._writer.write(json.dumps(message, separators=(",", ":")).encode())
+        future = self._expect()
+        if not future.done():
+            self._writer.write(_encode(command, arguments))
         return future
 
     async def execute(
-        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float = 10.0
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float = TIMEOUT_S
     ) -> Any:
         """
         Raises:
             VmmFailed: QEMU refused, went away or did not answer within *timeout_s* seconds.
         """
+        return await self._reply(self.execute_later(command, arguments), command, timeout_s)
+
+    async def add_fd(self, fd: int, fdset: int) -> None:
+        """
+        Give QEMU a duplicate of *fd*: one of `/dev/fdset/<fdset>`, of which it takes the one with the access it needs.
+
+        Raises:
+            VmmFailed: As `execute`.
+        """
         try:
-            return await asyncio.wait_for(self.execute_later(command, arguments), timeout_s)
-        except TimeoutError:
-            raise VmmFailed(f"QEMU did not answer {command} within {timeout_s} s") from None
+            # It goes past the stream's buffer, which must be empty: QEMU takes the descriptor by the bytes it comes
+            # with. A command is far smaller than a socket's own buffer; QEMU that does not read is not waited for.
+            await asyncio.wait_for(self._writer.drain(), TIMEOUT_S)
+            message = _encode("add-fd", {"fdset-id": fdset})
+            sent = 0 if self._failure else socket.send_fds(self._sock, [message], [fd])
+        except (OSError, TimeoutError) as error:
+            raise VmmFailed(f"QEMU took no descriptor: {error!r}") from error
+        if 0 < sent < len(message):
+            self._fail(VmmFailed("QEMU does not read the QMP connection"))
+        await self._reply(self._expect(), "add-fd", TIMEOUT_S)
+
+    async def ready(self, *, timeout_s: float) -> None:
+        """Wait until QEMU takes commands: everything that its command line names is made by then."""
+        await self._reply(self._ready, "qmp_capabilities", timeout_s)
+
+    def forget(self, event: str) -> None:
+        """What came of this event so far does not count for `event`."""
+        if self._failure is None and event in self._events:
+            self._events[event].clear()
 
     async def event(self, name: str, *, timeout_s: float) -> None:
-        """Wait until the event *name* has come at least once on this connection."""
+        """Wait until the event *name* has come at least once on this connection, or since `forget`."""
         event = self._events.setdefault(name, asyncio.Event())
         if self._failure is not None:
             raise self._failure
@@ -84,6 +105,23 @@ class Qmp:
         with contextlib.suppress(asyncio.CancelledError, OSError):
             await self._pump
         self._fail(VmmFailed("the QMP connection was closed"))
+
+    def _expect(self) -> asyncio.Future[Any]:
+        """The reply to a command that is written right after this; done already when the connection is not there."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if self._failure is not None:
+            future.set_exception(self._failure)
+        else:
+            self._pending.append(future)
+        return future
+
+    @staticmethod
+    async def _reply(future: asyncio.Future[Any], command: str, timeout_s: float) -> Any:
+        try:
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            raise VmmFailed(f"QEMU did not answer {command} within {timeout_s} s") from None
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
@@ -126,3 +164,10 @@ class Qmp:
         self._pending.clear()
         for event in self._events.values():
             event.set()
+
+
+def _encode(command: str, arguments: Mapping[str, Any] | None) -> bytes:
+    message: dict[str, Any] = {"execute": command}
+    if arguments:
+        message["arguments"] = arguments
+    return json.dumps(message, separators=(",", ":")).encode()

@@ -1,0 +1,77 @@
+"""
+How a monitor that starts learns the secrets of its disk: by small files in memory, shown to it in its jail.
+
+A command line can be read by every user of the host, and a disk keeps what was written to it. So the secrets lie in a
+tmpfs for the 30 ms of a start, each readable for the machine's uid alone, and are overwritten then: the file in the
+jail is the same one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+_TMPFS = Path("/dev/shm")
+
+
+class SecretFiles:
+    """Of one instance of the daemon: `/dev/shm/terp-<instance>/<machine>/k<n>`."""
+
+    def __init__(self, instance: str, *, tmpfs: Path = _TMPFS) -> None:
+        self._directory = tmpfs / f"terp-{instance}"
+
+    @contextlib.contextmanager
+    def shown(self, machine: str, uid: int, secrets: Sequence[bytes]) -> Iterator[Sequence[Path]]:
+        """
+        Yield one file for each secret, which are emptied and removed when the block ends.
+
+        Raises:
+            OSError: There is no memory left, or somebody else has taken the place of the directory.
+        """
+        directory = self._directory / machine
+        _private(self._directory)
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o711)
+        paths = [directory / f"k{number}" for number in range(len(secrets))]
+        try:
+            for path, secret in zip(paths, secrets, strict=True):
+                _write(path, secret, uid)
+            yield paths
+        finally:
+            _remove(directory)
+
+    def sweep(self) -> None:
+        """Remove what a dead daemon left. Idempotent."""
+        for directory in self._directory.glob("*"):
+            _remove(directory)
+        with contextlib.suppress(FileNotFoundError):
+            self._directory.rmdir()
+
+
+def _private(directory: Path) -> None:
+    """Anybody may make files in /dev/shm: what is there already must be a directory of ours."""
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o711)
+    found = directory.lstat()
+    if found.st_uid != os.geteuid() or found.st_mode & 0o7777 != 0o711 or not directory.is_dir():
+        raise PermissionError(f"{directory} is not this server's; remove it")
+
+
+def _write(path: Path, secret: bytes, uid: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+    try:
+        os.write(fd, secret)
+        if os.geteuid() == 0:
+            os.fchown(fd, uid, uid)
+    finally:
+        os.close(fd)
+
+
+def _remove(directory: Path) -> None:
+    for path in directory.glob("k*"):
+        with contextlib.suppress(OSError):
+            os.truncate(path, 0)  # a jail holds on to the file, not to what was in it
+    shutil.rmtree(directory, ignore_errors=True)
