@@ -1,4 +1,4 @@
-"""The published client against two servers: a roomy one, and a tight one that is easily full."""
+"""The published client against three servers: a roomy one, one that is easily full, and one with low limits."""
 
 from __future__ import annotations
 
@@ -7,12 +7,26 @@ from pathlib import Path
 
 import pytest
 from support.orkestr_client import OrkestrClient, ensure_interpreter
-from support.server import ALL_SCOPES, Server
+from support.server import ALL_SCOPES, Server, StartServer
 
 
 @pytest.fixture(scope="session")
-def client(server: Server, tight_server: Server, pytestconfig: pytest.Config) -> Iterator[OrkestrClient]:
-    """The client with a running sandbox, keys of several powers, and the tight server's address."""
+def capped_server(start_server: StartServer) -> Server:
+    settings = {
+        "TERP_MACHINES_CAP": "4",
+        "TERP_MAX_SNAPSHOTS": "1",
+        "TERP_MAX_NAMED_SNAPSHOTS": "1",
+        "TERP_MAX_RUNNING_LIFETIME_S": "900",
+        "TERP_MAX_PAUSED_S": "3600",
+    }
+    return start_server("capped", settings=settings)
+
+
+@pytest.fixture(scope="session")
+def client(
+    server: Server, tight_server: Server, capped_server: Server, pytestconfig: pytest.Config
+) -> Iterator[OrkestrClient]:
+    """The client with a running sandbox, keys of several powers, and the other servers' addresses."""
     cache: Path = pytestconfig.cache.mkdir("orkestr")
     python = ensure_interpreter(cache)
     with server.create("debian-12", timeout=3600) as shared:
@@ -27,5 +41,6 @@ def client(server: Server, tight_server: Server, pytestconfig: pytest.Config) ->
                 "url": tight_server.url,
                 "tenants": [tight_server.create_key(*ALL_SCOPES, tenant=name) for name in ("one", "two", "three")],
             },
+            "capped": {"base_url": capped_server.url, "api_key": capped_server.api_key},
         }
         yield OrkestrClient(python, server.url, server.api_key, context)

@@ -10,7 +10,7 @@ from terpd.api.metrics import Metrics
 from terpd.api.middleware import BodyLimit, Requests
 from terpd.api.pace import Pace
 from terpd.api.routes import exec as exec_routes
-from terpd.api.routes import files, health, limits, sandboxes
+from terpd.api.routes import files, fork, health, limits, pause, receipts, sandboxes, snapshots
 from terpd.control.services import Services
 
 API_VERSION = "1.0.0"  # of the HTTP API, not of the product
@@ -26,10 +26,14 @@ def describe_app() -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # clients do not follow redirects
     )
-    app.include_router(limits.router)  # /v1/sandboxes/limits goes before /v1/sandboxes/{sandbox_id}
+    app.include_router(limits.router)  # /v1/sandboxes/limits and …/snapshots go before /v1/sandboxes/{sandbox_id}
+    app.include_router(snapshots.router)
     app.include_router(sandboxes.router)
+    app.include_router(pause.router)
+    app.include_router(fork.router)
     app.include_router(exec_routes.router)
     app.include_router(files.router)
+    app.include_router(receipts.router)
     app.include_router(health.router)
     return app
 

@@ -9,7 +9,7 @@ body.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -28,13 +28,13 @@ async def answer_or_drip(
     *,
     pace: Pace,
     answer: Callable[[_T], Response],
-    late: Callable[[_T | TerpError], bytes],
+    late: Callable[[_T | TerpError], Awaitable[bytes]],
     status: int = 200,
 ) -> Response:
     """
     Return *answer* of the result if it comes in time, otherwise a response that drips and ends with *late*.
 
-    *work* is cancelled when the client leaves a dripping answer.
+    *work* is cancelled when the client leaves a dripping answer. When *late* fails, the answer stays incomplete.
 
     Raises:
         TerpError: *work* failed in time.
@@ -52,7 +52,7 @@ class _Drip(Response, Generic[_T]):
     media_type = "application/json"
 
     def __init__(
-        self, task: asyncio.Task[_T], late: Callable[[_T | TerpError], bytes], status: int, pace: Pace
+        self, task: asyncio.Task[_T], late: Callable[[_T | TerpError], Awaitable[bytes]], status: int, pace: Pace
     ) -> None:
         self.status_code = status
         self.background = None
@@ -70,15 +70,16 @@ class _Drip(Response, Generic[_T]):
                 await asyncio.wait({self._work, gone}, timeout=self._pace.drip_s, return_when=asyncio.FIRST_COMPLETED)
                 if gone.done():
                     return
-            await send({"type": "http.response.body", "body": self._body(), "more_body": False})
+            await send({"type": "http.response.body", "body": await self._body(), "more_body": False})
         finally:
             await cancel_and_wait(gone, self._work)
 
-    def _body(self) -> bytes:
+    async def _body(self) -> bytes:
         try:
-            return self._late(self._work.result())
+            outcome: _T | TerpError = self._work.result()
         except Exception as error:  # noqa: BLE001 - the answer has begun: it can only be told in the body
-            return self._late(tellable(error))
+            outcome = tellable(error)
+        return await self._late(outcome)
 
 
 def tellable(error: Exception) -> TerpError:

@@ -10,8 +10,8 @@ from terpd.api.auth import may_read, may_see_metrics, may_write
 from terpd.api.pace import Pace
 from terpd.control.keys import Caller
 from terpd.control.services import Services
-from terpd.model.errors import SandboxNotFound
-from terpd.model.ids import SandboxId, parse_sandbox_id
+from terpd.model.errors import ExecNotFound, SandboxNotFound, SnapshotNotFound
+from terpd.model.ids import ExecId, SandboxId, StateId, parse_exec_id, parse_sandbox_id, parse_state_id
 
 
 async def _services(request: Request) -> Services:
@@ -31,9 +31,25 @@ async def _sandbox_id(sandbox_id: Annotated[str, Path(description="`sbx_` and a 
     return parsed
 
 
+async def _snapshot_id(snapshot_id: Annotated[str, Path(description="`snap_` and a ULID")]) -> StateId:
+    parsed = parse_state_id(snapshot_id)
+    if parsed is None:
+        raise SnapshotNotFound(f"There is no such snapshot: {snapshot_id[:64]}")
+    return parsed
+
+
+async def _exec_id(command_id: Annotated[str, Path(description="`cmd_` and a ULID")]) -> ExecId:
+    parsed = parse_exec_id(command_id)
+    if parsed is None:
+        raise ExecNotFound(f"There is no such command: {command_id[:64]}")
+    return parsed
+
+
 GivenServices = Annotated[Services, Depends(_services)]
 GivenPace = Annotated[Pace, Depends(_pace)]
 GivenSandboxId = Annotated[SandboxId, Depends(_sandbox_id)]
+GivenSnapshotId = Annotated[StateId, Depends(_snapshot_id)]
+GivenExecId = Annotated[ExecId, Depends(_exec_id)]
 Reader = Annotated[Caller, Depends(may_read)]
 Writer = Annotated[Caller, Depends(may_write)]
 Operator = Annotated[Caller, Depends(may_see_metrics)]

@@ -2,7 +2,11 @@
 A command's events as server-sent events: each frame one line of ASCII JSON, read by clients line by line.
 
 Frames follow the client's pace: nothing is asked of the guest while a frame waits to be sent, which in the end holds
-the command back. A client that leaves detaches; the command runs on until its own timeout.
+the command back. A client that leaves detaches; the command runs on until its own timeout, and can be attached to.
+
+The `offset` of a chunk and its length say where to attach to go on behind it. What begins a character and is not
+sent yet lies behind that as well, unless the other stream's output came in between: then those 3 bytes at most are
+not sent again.
 """
 
 from __future__ import annotations
@@ -10,17 +14,23 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from terpd.api.drip import cancel_and_wait, tellable, until_disconnected
+from terpd.api.pace import Pace
 from terpd.api.utf8 import Utf8Cutter
+from terpd.control.exec import RunningExec
 from terpd.control.outcome import failure_of
-from terpd.model.errors import ExecKilled, TerpError
+from terpd.model.errors import TerpError
 from terpd.model.guest import ExecEvent, ExecExited, ExecOutput, ExecStarted, OutputStream
 from terpd.model.ids import ExecId
+
+_T = TypeVar("_T")
 
 KEEPALIVE = b": ka\n\n"
 _HEADERS = [
@@ -36,19 +46,18 @@ class ExecFrames:
     def __init__(self, exec_id: ExecId) -> None:
         self._exec_id = exec_id
         self._cutters = {stream: Utf8Cutter() for stream in OutputStream}
+        self._ends = dict.fromkeys(OutputStream, 0)  # of what was fed, among both streams' bytes
 
     def of(self, event: ExecEvent) -> Iterator[bytes]:
         if isinstance(event, ExecOutput):
+            self._ends[event.stream] = event.offset + len(event.data)
             yield from self._chunk(event.stream, self._cutters[event.stream].feed(event.data))
         elif isinstance(event, ExecStarted):
             yield frame({"kind": "exec_started", "pid": event.pid, "command_id": self._exec_id})
         else:
-            yield from self.rest()
+            for stream, cutter in self._cutters.items():
+                yield from self._chunk(stream, cutter.flush())
             yield self._end(event)
-
-    def rest(self) -> Iterator[bytes]:
-        for stream, cutter in self._cutters.items():
-            yield from self._chunk(stream, cutter.flush())
 
     def _end(self, exited: ExecExited) -> bytes:
         failure = failure_of(exited)
@@ -56,11 +65,13 @@ class ExecFrames:
             return frame({"kind": "exec_exited", "code": exited.exit_code, "duration_ms": exited.duration_ms})
         return error_frame(failure)
 
-    @staticmethod
-    def _chunk(stream: OutputStream, data: bytes) -> Iterator[bytes]:
+    def _chunk(self, stream: OutputStream, data: bytes) -> Iterator[bytes]:
         if data:
+            # Counted from its end: a character that was completed just now may have begun before the other stream's
+            # last bytes, and whoever attaches behind this chunk must not be sent them again.
+            offset = self._ends[stream] - self._cutters[stream].held_bytes - len(data)
             # Base64 needs no escaping: putting it between constants spares the JSON encoder large strings.
-            head = b'data: {"kind":"exec_chunk","stream":"%s","data":"' % stream.value.encode()
+            head = b'data: {"kind":"exec_chunk","stream":"%s","offset":%d,"data":"' % (stream.value.encode(), offset)
             yield head + base64.b64encode(data) + b'"}\n\n'
 
 
@@ -70,54 +81,97 @@ def frame(content: Mapping[str, object]) -> bytes:
 
 
 def error_frame(error: TerpError) -> bytes:
-    signal = {"signal": error.fields["signal"]} if isinstance(error, ExecKilled) else {}
-    return frame({"kind": "error", "code": error.code, "message": error.detail, **signal})
+    return frame({**error.fields, "kind": "error", "code": error.code, "message": error.detail})
 
 
-class ExecStream(Response):
-    """The response; *first* has been taken from *events* already, so that the command is known to run."""
+@dataclass(frozen=True, slots=True)
+class OpenExec:
+    """A command that is known to run, and the *first* of its events, which was taken already."""
 
-    def __init__(
-        self, exec_id: ExecId, first: ExecEvent, events: AsyncGenerator[ExecEvent, None], keepalive_s: float
-    ) -> None:
+    running: RunningExec
+    first: ExecEvent
+
+
+async def stream_exec(running: Awaitable[RunningExec], pace: Pace) -> Response:
+    """
+    Return the response that streams the command's events.
+
+    What keeps it from starting has a status of its own, unless it takes longer than `patience_s` (a paused sandbox
+    may have to be resumed first): then it is a frame.
+
+    Raises:
+        TerpError: It did not start.
+    """
+    opening = asyncio.create_task(_open(running))
+    try:
+        await asyncio.wait({opening}, timeout=pace.patience_s)
+    except asyncio.CancelledError:
+        opening.cancel()
+        raise
+    if opening.done():
+        opening.result()
+    return _ExecStream(opening, pace.keepalive_s)
+
+
+async def _open(running: Awaitable[RunningExec]) -> OpenExec:
+    execution = await running
+    return OpenExec(execution, await anext(execution.events))
+
+
+class _Gone(Exception):
+    """The client has left."""
+
+
+class _ExecStream(Response):
+    def __init__(self, opening: asyncio.Task[OpenExec], keepalive_s: float) -> None:
         self.status_code = 200
         self.background = None
         self.raw_headers = list(_HEADERS)
-        self._frames = ExecFrames(exec_id)
-        self._first = first
-        self._events = events
+        self._opening = opening
         self._keepalive_s = keepalive_s
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.create_task(until_disconnected(receive))
-        pending: asyncio.Task[ExecEvent] | None = None
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            event = self._first
-            while True:
-                body = b"".join(self._frames.of(event))
-                if body:
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-                if isinstance(event, ExecExited):
-                    break
-                pending = asyncio.create_task(_next(self._events))
-                while not pending.done():
-                    await asyncio.wait({pending, gone}, timeout=self._keepalive_s, return_when=asyncio.FIRST_COMPLETED)
-                    if gone.done():
-                        return
-                    if not pending.done():
-                        await send({"type": "http.response.body", "body": KEEPALIVE, "more_body": True})
-                try:
-                    event = pending.result()
-                except Exception as error:  # noqa: BLE001 - the answer has begun: it can only be told in a frame
-                    body = b"".join(self._frames.rest()) + error_frame(tellable(error))
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-                    break
+            try:
+                opened = await self._patiently(self._opening, gone, send)
+                frames = ExecFrames(opened.running.id)
+                event = opened.first
+                while True:
+                    await _send(send, b"".join(frames.of(event)))
+                    if isinstance(event, ExecExited):
+                        break
+                    event = await self._patiently(asyncio.create_task(_next(opened)), gone, send)
+            except _Gone:
+                return
+            except Exception as error:  # noqa: BLE001 - the answer has begun: it can only be told in a frame
+                await _send(send, error_frame(tellable(error)))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            await cancel_and_wait(gone, *([] if pending is None else [pending]))
-            await self._events.aclose()
+            await cancel_and_wait(gone, self._opening)
+            if not self._opening.cancelled() and self._opening.exception() is None:
+                await self._opening.result().running.events.aclose()
+
+    async def _patiently(self, task: asyncio.Task[_T], gone: asyncio.Task[None], send: Send) -> _T:
+        """Await *task* and keep the stream alive meanwhile. Raises _Gone as soon as the client has left."""
+        try:
+            while not task.done():
+                await asyncio.wait({task, gone}, timeout=self._keepalive_s, return_when=asyncio.FIRST_COMPLETED)
+                if gone.done():
+                    raise _Gone
+                if not task.done():
+                    await _send(send, KEEPALIVE)
+            return task.result()
+        finally:
+            if not task.done():
+                await cancel_and_wait(task)
 
 
-async def _next(events: AsyncGenerator[ExecEvent, None]) -> ExecEvent:
-    return await anext(events)
+async def _send(send: Send, body: bytes) -> None:
+    if body:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _next(opened: OpenExec) -> ExecEvent:
+    return await anext(opened.running.events)

@@ -9,6 +9,11 @@ class Utf8Cutter:
     def __init__(self) -> None:
         self._held = b""
 
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes have been fed and not yet returned."""
+        return len(self._held)
+
     def feed(self, data: bytes) -> bytes:
         """Return what is complete. Bytes that can never become a character pass unchanged."""
         data = self._held + data

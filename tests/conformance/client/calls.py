@@ -1,7 +1,7 @@
 """
 Every public call of the client once, with how it ends: the published surface against what this server offers.
 
-Calls on things that cannot be made yet (a snapshot, a volume) are sent with a made-up id of the right form.
+Calls on things that cannot be made yet (a volume, a command) are sent with a made-up id of the right form.
 """
 
 from __future__ import annotations
@@ -28,6 +28,18 @@ def _create(**options: Any) -> None:
     Sandbox.create(template="debian-12", **options).terminate()
 
 
+def _paused() -> Sandbox:
+    sbx = Sandbox.create(template="debian-12")
+    sbx.pause()
+    return sbx
+
+
+def _create_from_snapshot(sbx: Sandbox) -> None:
+    snap = sbx.snapshot()
+    Sandbox.create(snapshot=snap.id).terminate()
+    Snapshot.delete(snap.id)
+
+
 CALLS: dict[str, Callable[[Sandbox], object]] = {
     "Sandbox.create": lambda _: _create(),
     "Sandbox.create(network=restricted)": lambda _: _create(network="restricted"),
@@ -37,16 +49,16 @@ CALLS: dict[str, Callable[[Sandbox], object]] = {
     "Sandbox.create(auto_resume)": lambda _: _create(auto_resume=True),
     "Sandbox.create(preview_auth)": lambda _: _create(preview_auth=True),
     "Sandbox.create(volume)": lambda _: _create(volume="data"),
-    "Sandbox.create(snapshot)": lambda _: Sandbox.create(snapshot=f"snap_{_ULID}").terminate(),
+    "Sandbox.create(snapshot)": _create_from_snapshot,
     "Sandbox.get": lambda sbx: Sandbox.get(sbx.id),
     "Sandbox.limits": lambda _: Sandbox.limits(),
     "Sandbox.list": lambda _: Sandbox.list(),
     "Sandbox.refresh": lambda sbx: sbx.refresh(),
     "Sandbox.set_timeout": lambda sbx: sbx.set_timeout(600),
     "Sandbox.terminate": lambda _: Sandbox.create(template="debian-12").terminate(),
-    "Sandbox.pause": lambda sbx: sbx.pause(),
-    "Sandbox.resume": lambda sbx: Sandbox.resume(sbx.id),
-    "Sandbox.snapshot": lambda sbx: sbx.snapshot("name"),
+    "Sandbox.pause": lambda _: _paused().terminate(),
+    "Sandbox.resume": lambda _: Sandbox.resume(_paused().id).terminate(),
+    "Sandbox.snapshot": lambda sbx: Snapshot.delete(sbx.snapshot("name").id),
     "Sandbox.metrics": lambda sbx: sbx.metrics(),
     "Sandbox.get_host": lambda sbx: sbx.get_host(3000),
     "Sandbox.preview_url": lambda sbx: sbx.preview_url(3000),
@@ -80,7 +92,7 @@ CALLS: dict[str, Callable[[Sandbox], object]] = {
     "CodeContext.restart": lambda sbx: _context(sbx).restart(),
     "CodeContext.remove": lambda sbx: _context(sbx).remove(),
     "Snapshot.list": lambda _: Snapshot.list(),
-    "Snapshot.get": lambda _: Snapshot.get(f"snap_{_ULID}"),
+    "Snapshot.get": lambda sbx: Snapshot.delete(Snapshot.get(sbx.snapshot().id).id),
     "Snapshot.delete": lambda _: Snapshot.delete(f"snap_{_ULID}"),
     "Volume.create": lambda _: Volume.create("data"),
     "Volume.update": lambda _: Volume.update(f"vol_{_ULID}", max_lifetime_days=1),

@@ -14,6 +14,7 @@ from orkestr import (
     PlanLimitError,
     Sandbox,
     SandboxNotFound,
+    Snapshot,
 )
 
 from expect import eventually, raises
@@ -33,9 +34,14 @@ def missing_scope(sandbox: Sandbox, keys: dict[str, str]) -> None:
     found = Sandbox.get(sandbox.id, client=reader)
     assert found.id in {each.id for each in Sandbox.list(client=reader)}
     assert found.files.read("/etc/debian_version")
+    assert Snapshot.list(client=reader) is not None
     for call in (
         lambda: Sandbox.create(template="debian-12", client=reader),
         found.terminate,
+        found.pause,
+        lambda: Sandbox.resume(found.id, client=reader),
+        found.snapshot,
+        lambda: Snapshot.delete("snap_01ARZ3NDEKTSV4RRFFQ69G5FAV", client=reader),
         lambda: found.set_timeout(60),
         lambda: found.exec("true"),
         lambda: list(found.exec_stream("true")),
@@ -61,6 +67,9 @@ def other_tenants_sandbox(sandbox: Sandbox, keys: dict[str, str]) -> None:
         lambda: sandbox.files.read("/etc/passwd"),
         lambda: sandbox.files.write("/tmp/a", "a"),
         lambda: sandbox.set_timeout(60),
+        sandbox.pause,
+        lambda: Sandbox.resume(sandbox.id, client=stranger),
+        sandbox.snapshot,
         sandbox.terminate,
     ):
         raises(SandboxNotFound, call)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic_core import to_json
@@ -19,6 +19,7 @@ from terpd.api.schemas.sandboxes import (
     LeaseBody,
     SandboxBody,
     SandboxPage,
+    StatusName,
     TimeoutBody,
     cursor_after,
     metadata_filter,
@@ -39,7 +40,7 @@ router = APIRouter(prefix="/v1/sandboxes", tags=["sandboxes"])
     summary="Create a sandbox",
     status_code=201,
     response_model=SandboxBody,
-    responses=errors(400, 404, 409, 413, 422, 502, 503, 504),
+    responses=errors(400, 404, 409, 413, 422, 502, 503, 504, 507),
 )
 async def create(
     caller: Writer,
@@ -60,14 +61,14 @@ async def create(
     A create that takes longer than 20 s is answered with 201 before its end is known; if it then fails, the sandbox
     has the status `failed` and the error's `code` and `detail` beside it.
     """
-    planned = services.create.plan(caller.tenant, body.to_request())
+    planned = await services.create.plan(caller.tenant, body.to_request())
     idempotency = None
     if idempotency_key is not None:
         # Names of env without their values: a digest of secrets in the store could be tried against guesses.
         canonical = json.dumps({**body.model_dump(), "env": sorted(body.env)}, sort_keys=True).encode()
         idempotency = Idempotency(idempotency_key, request_digest(canonical))
 
-    def late(outcome: Sandbox | TerpError) -> bytes:
+    async def late(outcome: Sandbox | TerpError) -> bytes:
         if isinstance(outcome, Sandbox):
             return to_json(sandbox_object(outcome))
         failed = replace(planned.sandbox, status=Status.FAILED, end_reason=EndReason.START_FAILED)
@@ -94,14 +95,12 @@ async def list_page(
     services: GivenServices,
     request: Request,
     limit: Annotated[int, Query(ge=1, description="Above 200 counts as 200")] = 50,
-    status: Literal["starting", "running", "pausing", "paused", "resuming", "terminated", "failed"] | None = None,
+    status: StatusName | None = None,
     cursor: str | None = None,
 ) -> Response:
     """Filter by metadata with `metadata[<key>]=<value>`, percent-encoded; all given pairs must match exactly."""
     wanted = metadata_filter(request.query_params.multi_items())
     before = None if not cursor else parse_cursor(cursor)
-    if status in ("pausing", "paused", "resuming"):  # states that clients know and no sandbox here is ever in
-        return json_response({"sandboxes": [], "next_cursor": None})
     page = await services.lookup.sandboxes(
         caller.tenant,
         SandboxFilter(
@@ -137,7 +136,11 @@ async def get(caller: Reader, services: GivenServices, sandbox_id: GivenSandboxI
     responses=errors(404, 502, 503, 504),
 )
 async def terminate(caller: Writer, services: GivenServices, sandbox_id: GivenSandboxId) -> Response:
-    """Idempotent. Commands that still run end with `state_conflict`."""
+    """
+    Idempotent. Commands that still run end with `state_conflict`.
+
+    The key of all that was saved of it is destroyed; GET /v1/deletion-receipts has the receipt.
+    """
     await services.terminate(caller.tenant, sandbox_id)
     return Response(status_code=204)
 
@@ -152,6 +155,8 @@ async def terminate(caller: Writer, services: GivenServices, sandbox_id: GivenSa
 async def set_timeout(
     caller: Writer, services: GivenServices, sandbox_id: GivenSandboxId, body: TimeoutBody
 ) -> Response:
-    """It then ends `timeout_seconds` from now; what was left of it does not count."""
+    """
+    It then ends `timeout_seconds` from now; what was left of it does not count. A resume begins a lease of this length.
+    """
     sandbox = await services.renew(caller.tenant, sandbox_id, body.timeout_seconds)
     return json_response({"expires_at": timestamp(sandbox.expires_at)})

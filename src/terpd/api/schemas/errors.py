@@ -26,13 +26,15 @@ _MEANINGS = {
     401: "No valid API key",
     403: "The key lacks a scope, or the tenant's limit is reached (`plan_limit`)",
     404: "There is no such thing, or it is another tenant's",
-    409: "Not in this state; `status` says which it is",
+    409: "Not in this state, and `status` says which it is; or there are too many snapshots (`snapshot_cap_reached`), "
+    "or a saved state cannot be used here (`state_mismatch`, `state_damaged`)",
     413: "Larger than allowed; `limit` says what is",
     422: "A field is wrong, or asks for what this server does not offer (`not_offered`)",
     429: "The guest has no memory or processes left",
     502: "The guest is lost or silent",
     503: "No room (`fleet_full_retry`) or a part is away (`unavailable`); nothing was done, see Retry-After",
     504: "It took too long (`exec_timeout`: the command did)",
+    507: "The server's disk has no room for it; nothing was changed",
 }
 
 

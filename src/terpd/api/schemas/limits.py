@@ -26,11 +26,19 @@ class RegionBody(AnswerBody):
 class LimitsBody(AnswerBody):
     plan: str = Field(description="Always `enterprise`: a server of one's own has no tiers")
     max_concurrent: int
-    live: int = Field(description="Sandboxes in use now, of max_concurrent")
-    max_snapshots: int
+    live: int = Field(description="Sandboxes in use now, of max_concurrent; paused ones are not in use")
+    max_snapshots: int = Field(description="How many sandboxes may be paused")
+    paused: int = Field(description="Sandboxes that are paused now, of max_snapshots")
     max_named_snapshots: int
+    named_snapshots: int = Field(description="Named snapshots there are now, of max_named_snapshots")
+    max_fork: int = Field(description="Children of one fork")
     max_timeout_seconds: int
-    max_running_lifetime_seconds: int | None
+    max_running_lifetime_seconds: int | None = Field(
+        description="From start or resume to the latest end of a lease; null for no bound"
+    )
+    max_paused_seconds: int | None = Field(
+        description="From a pause to the termination of what stays paused; null for never"
+    )
     allowed_sizes: list[str]
     sizes: list[SizeBody]
     regions: list[RegionBody]
@@ -57,10 +65,14 @@ def limits_object(limits: Limits) -> dict[str, Any]:
         "plan": "enterprise",
         "max_concurrent": limits.max_concurrent,
         "live": limits.live,
-        "max_snapshots": 0,
-        "max_named_snapshots": 0,
+        "max_snapshots": limits.max_snapshots,
+        "paused": limits.paused,
+        "max_named_snapshots": limits.max_named_snapshots,
+        "named_snapshots": limits.named_snapshots,
+        "max_fork": limits.max_fork,
         "max_timeout_seconds": limits.max_timeout_s,
-        "max_running_lifetime_seconds": None,
+        "max_running_lifetime_seconds": limits.max_running_lifetime_s,
+        "max_paused_seconds": limits.max_paused_s,
         "allowed_sizes": [size.name for size in limits.sizes],
         "sizes": [
             {"size": size.name, "cpu": size.vcpus, "memory_mb": size.memory_mib, "allowed": True}

@@ -18,6 +18,11 @@ from terpd.model.errors import InvalidRequest
 from terpd.model.ids import SandboxId, parse_sandbox_id
 from terpd.model.sandbox import Network, OnTimeout, Sandbox
 
+StatusName = Literal["starting", "running", "pausing", "paused", "resuming", "terminated", "failed"]
+
+ON_TIMEOUT = "At the lease's end: terminate it, or pause it"
+AUTO_RESUME = "A command or file call on it while it is paused resumes it first"
+
 _METADATA_FILTER = "metadata["
 
 _EXAMPLE: JsonDict = {
@@ -35,11 +40,13 @@ _EXAMPLE: JsonDict = {
     "expires_at": "2026-01-01T00:10:00.060000Z",
     "ended_at": None,
     "end_reason": None,
-    "on_timeout": "kill",
-    "auto_resume": False,
+    "on_timeout": "pause",
+    "auto_resume": True,
+    "paused_expires_at": None,
+    "stored_bytes": None,
+    "snapshot": None,
     "preview_auth": False,
     "preview_auth_token": None,
-    "paused_expires_at": None,
     "metadata": {"user": "42"},
     "volume": None,
 }
@@ -53,12 +60,14 @@ class CreateBody(RequestBody):
     )
 
     template: str | None = Field(None, description="A template's name; see GET /v1/templates")
-    snapshot: str | None = Field(None, description="Not offered")
+    snapshot: str | None = Field(
+        None, description="Instead of a template: a snapshot's id. Template, size and network are the snapshot's"
+    )
     size: str = Field("small", description="One of those in GET /v1/sandboxes/limits")
     network: Literal["off", "restricted", "open"] = Field("off", description="Only `off` is offered")
     timeout_seconds: int = Field(600, description="The lease: 10 to the server's maximum, counted from RUNNING")
-    on_timeout: Literal["kill", "pause"] = Field("kill", description="Only `kill` is offered")
-    auto_resume: bool = Field(False, description="Recorded; without pausing there is nothing to resume")
+    on_timeout: Literal["kill", "pause"] = Field("kill", description=ON_TIMEOUT)
+    auto_resume: bool = Field(False, description=AUTO_RESUME)
     preview_auth: bool = Field(False, description="Only false: previews are not offered")
     env: dict[str, str] = Field({}, description="For all commands; kept in the guest's memory only. 32 KiB in all")
     metadata: dict[str, str] = Field({}, description="64 pairs; keys to 128 bytes, values to 1024")
@@ -67,6 +76,11 @@ class CreateBody(RequestBody):
     volume: str | None = Field(None, description="Not offered")
 
     def to_request(self) -> CreateRequest:
+        """Raises InvalidRequest for what a snapshot settles already."""
+        if self.snapshot is not None:
+            for name in ("template", "size", "network"):
+                if name in self.model_fields_set and getattr(self, name) is not None:
+                    raise InvalidRequest(f"{name} is the snapshot's: leave it out, or leave snapshot out")
         return CreateRequest(
             template=self.template,
             size=self.size,
@@ -91,7 +105,7 @@ class SandboxBody(AnswerBody):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     id: str
-    status: Literal["starting", "running", "terminated", "failed"]
+    status: StatusName
     template: str
     size: str
     cpu: float
@@ -103,12 +117,14 @@ class SandboxBody(AnswerBody):
     started_at: str | None
     expires_at: str
     ended_at: str | None
-    end_reason: Literal["user", "lease", "start_failed", "machine_lost", "shutdown"] | None
+    end_reason: Literal["user", "lease", "paused_too_long", "start_failed", "machine_lost", "shutdown"] | None
     on_timeout: Literal["kill", "pause"]
     auto_resume: bool
+    paused_expires_at: str | None = Field(description="When a paused one is terminated; null for never")
+    stored_bytes: int | None = Field(description="What a paused one takes of the server's disk, encrypted")
+    snapshot: str | None = Field(description="What it was created from, if not from the template alone")
     preview_auth: bool
     preview_auth_token: str | None
-    paused_expires_at: str | None
     metadata: dict[str, str]
     volume: str | None
 
@@ -140,9 +156,11 @@ def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
         "end_reason": None if sandbox.end_reason is None else sandbox.end_reason.value,
         "on_timeout": sandbox.on_timeout.value,
         "auto_resume": sandbox.auto_resume,
+        "paused_expires_at": optional_timestamp(sandbox.paused_expires_at),
+        "stored_bytes": sandbox.stored_bytes,
+        "snapshot": sandbox.snapshot,
         "preview_auth": False,
         "preview_auth_token": None,
-        "paused_expires_at": None,
         "metadata": sandbox.metadata,
         "volume": None,
     }

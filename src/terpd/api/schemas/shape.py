@@ -37,5 +37,9 @@ class RequestBody(BaseModel):
         return data
 
 
+class NoBody(RequestBody):
+    """For calls without options: no body at all, or `{}`."""
+
+
 class AnswerBody(BaseModel):
     """Never instantiated: it documents an answer for OpenAPI. Clients ignore fields that they do not know."""
