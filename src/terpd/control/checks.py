@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import posixpath
 from collections.abc import Mapping
 
@@ -11,15 +12,32 @@ from terpd.control.policy import (
     MAX_METADATA_KEY_BYTES,
     MAX_METADATA_PAIRS,
     MAX_METADATA_VALUE_BYTES,
+    MAX_NAME_BYTES,
     MIN_TIMEOUT_S,
 )
-from terpd.model.errors import InvalidRequest, NotPermitted, TooLarge
+from terpd.model.errors import InvalidRequest, NotPermitted, PlanLimit, TooLarge
 from terpd.model.guest import MAX_COMMAND_BYTES, MAX_PATH_BYTES, WRITE_ROOTS
 
 
 def check_lease(timeout_s: int, *, maximum: int) -> None:
     if not MIN_TIMEOUT_S <= timeout_s <= maximum:
         raise InvalidRequest(f"timeout_seconds must be {MIN_TIMEOUT_S} to {maximum}, not: {timeout_s}")
+
+
+def check_lifetime(expires_at: dt.datetime, *, began_at: dt.datetime, maximum_s: int | None) -> None:
+    """Raise PlanLimit for a lease that ends later than a sandbox that *began_at* may run in one go."""
+    if maximum_s is not None and expires_at - began_at > dt.timedelta(seconds=maximum_s):
+        raise PlanLimit(
+            "A sandbox may not run that long in one go; a pause and a resume begin a new window."
+            f" Limit in seconds: {maximum_s}",
+            fields={"reason": "lifetime_cap_reached", "limit": maximum_s},
+        )
+
+
+def check_name(name: str | None) -> None:
+    """A snapshot's name is shown to people and is not unique."""
+    if name is not None and not (1 <= _size(name, "name") <= MAX_NAME_BYTES and name.isprintable()):
+        raise InvalidRequest(f"name must have 1 to {MAX_NAME_BYTES} bytes, all of them printable")
 
 
 def check_env(env: Mapping[str, str]) -> None:

@@ -1,5 +1,5 @@
 """
-Create a sandbox: check → record STARTING → start the machine → record RUNNING.
+Create a sandbox from a template or a snapshot: check → record STARTING → start the machine → record RUNNING.
 
 Dying after the first record leaves a STARTING row; the next start reaps whatever machine it has and marks it FAILED.
 A row whose undoing failed is left to the next sweep in the same way.
@@ -7,21 +7,21 @@ A row whose undoing failed is left to the next sweep in the same way.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import structlog
-
-from terpd.control.checks import check_env, check_lease, check_metadata
+from terpd.control.alarm import Alarm
+from terpd.control.at_work import AtWork
+from terpd.control.checks import check_env, check_lease, check_lifetime, check_metadata
 from terpd.control.clock import Clock
-from terpd.control.leases import Leases
+from terpd.control.collect import Collector
 from terpd.control.policy import Policy
 from terpd.control.shielded import Shielded
+from terpd.control.undo import undo
 from terpd.model.errors import (
     AlreadyExists,
     CapacityUnavailable,
@@ -29,23 +29,33 @@ from terpd.model.errors import (
     InvalidRequest,
     NotOffered,
     SandboxNotFound,
+    SavedStateFault,
+    SnapshotNotFound,
     StateConflict,
+    StateMismatch,
     TemplateNotFound,
     Unavailable,
 )
-from terpd.model.ids import SandboxId, TenantId, new_sandbox_id
-from terpd.model.ports import Idempotency, MachineSpec, Node, Store
+from terpd.model.ids import SandboxId, TenantId, new_sandbox_id, parse_state_id
+from terpd.model.ports import Change, Idempotency, MachineSpec, Node, StateRef, Store
 from terpd.model.sandbox import EndReason, Network, OnTimeout, Sandbox, Status
+from terpd.model.snapshot import Snapshot, SnapshotStatus
+from terpd.sealing.keyring import KeyRing
 
 _TEMPLATE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
-_log = structlog.get_logger(__name__)
+NOTHING_STARTED = (CapacityUnavailable, TemplateNotFound, SavedStateFault)  # as start_machine promises
 
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """What a caller asks for, before it is checked. `env` is secret: it goes to the guest's memory and nowhere else."""
+    """
+    What a caller asks for, before it is checked: exactly one of `template` and `snapshot`.
+
+    With `snapshot`, size and network are the snapshot's, whatever is given here. `env` is secret: it goes to the
+    guest's memory and nowhere else.
+    """
 
     template: str | None = None
     size: str = "small"
@@ -66,49 +76,83 @@ class PlannedSandbox:
     """A request that was checked, and the sandbox it will be: STARTING, with its id, recorded nowhere yet."""
 
     sandbox: Sandbox
-    timeout_s: int
-    env: Mapping[str, str] = field(repr=False)
+    machine: MachineSpec
 
 
 class CreateSandbox:
-    def __init__(self, store: Store, node: Node, policy: Policy, clock: Clock, leases: Leases) -> None:
+    def __init__(
+        self,
+        store: Store,
+        node: Node,
+        policy: Policy,
+        keys: KeyRing,
+        clock: Clock,
+        alarm: Alarm,
+        at_work: AtWork,
+        collector: Collector,
+        shielded: Shielded,
+    ) -> None:
         self._store = store
         self._node = node
         self._policy = policy
+        self._keys = keys
         self._clock = clock
-        self._leases = leases
-        self._shielded = Shielded()
-        self._started: dict[SandboxId, asyncio.Event] = {}
+        self._alarm = alarm
+        self._at_work = at_work
+        self._collector = collector
+        self._shielded = shielded
 
-    def plan(self, tenant: TenantId, request: CreateRequest) -> PlannedSandbox:
+    async def plan(self, tenant: TenantId, request: CreateRequest) -> PlannedSandbox:
         """
         Raises:
             InvalidRequest, NotOffered, TooLarge: The request is out of bounds, or asks for what is not here.
+            PlanLimit: A sandbox may not run that long.
+            SnapshotNotFound.
+            StateConflict: The snapshot is still being taken, or could not be taken.
+            StateMismatch: The snapshot is on another node, or its key cannot be unwrapped.
         """
-        template = check_offered(request, self._policy)
-        check_lease(request.timeout_s, maximum=self._policy.max_timeout_s)
+        check_offered(request, self._policy)
         check_env(request.env)
         check_metadata(request.metadata)
-        size = self._policy.sizes.get(request.size)
+        check_lease(request.timeout_s, maximum=self._policy.max_timeout_s)
+        now = self._clock.now()
+        expires_at = now + dt.timedelta(seconds=request.timeout_s)
+        check_lifetime(expires_at, began_at=now, maximum_s=self._policy.max_running_lifetime_s)
+        snapshot, state = await self._snapshot(tenant, request.snapshot)
+        size = self._policy.sizes.get(request.size) if snapshot is None else snapshot.size
         if size is None:
             raise InvalidRequest(f"size must be one of {', '.join(self._policy.sizes)}")
-        now = self._clock.now()
+        sandbox_id = new_sandbox_id()
+        key = self._keys.new_data_key(sandbox_id)
         sandbox = Sandbox(
-            id=new_sandbox_id(),
+            id=sandbox_id,
             tenant=tenant,
             status=Status.STARTING,
-            template=template,
+            template=request.template or "" if snapshot is None else snapshot.template,
             size=size,
-            network=request.network,
+            network=request.network if snapshot is None else snapshot.network,
             region=self._policy.region,
             node_id=self._node.node_id,
             created_at=now,
-            expires_at=now + dt.timedelta(seconds=request.timeout_s),
+            expires_at=expires_at,
             on_timeout=request.on_timeout,
             auto_resume=request.auto_resume,
             metadata=dict(request.metadata),
+            lease_s=request.timeout_s,
+            snapshot=None if snapshot is None else snapshot.id,
+            key_id=key.id,
+            sealed_key=key.sealed,
         )
-        return PlannedSandbox(sandbox, request.timeout_s, request.env)
+        machine = MachineSpec(
+            sandbox_id=sandbox.id,
+            template=sandbox.template,
+            size=sandbox.size,
+            key=key.secret,
+            env=request.env,
+            state=state,
+            fork=state is not None,
+        )
+        return PlannedSandbox(sandbox, machine)
 
     async def __call__(self, planned: PlannedSandbox, *, idempotency: Idempotency | None = None) -> Sandbox:
         """
@@ -136,50 +180,60 @@ class CreateSandbox:
             except AlreadyExists:  # another request with this key was faster: see what becomes of it
                 continue
 
-    def under_way(self) -> Collection[SandboxId]:
-        """Sandboxes that are being created now, from before their record to after its last change."""
-        return self._started.keys()
-
-    async def drain(self, seconds: float) -> None:
-        await self._shielded.drain(seconds)
-
     async def _start(self, planned: PlannedSandbox, idempotency: Idempotency | None) -> Sandbox:
         sandbox = planned.sandbox
-        started = self._started[sandbox.id] = asyncio.Event()
-        try:
+        state = planned.machine.state
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._at_work.claim(sandbox.id, "being created"))
+            if state is not None:
+                stack.enter_context(self._collector.using(state.id))
             await self._store.add_sandbox(sandbox, max_live=self._policy.max_concurrent, idempotency=idempotency)
             try:
-                await self._node.start_machine(
-                    MachineSpec(sandbox_id=sandbox.id, template=sandbox.template, size=sandbox.size, env=planned.env)
-                )
-            except (CapacityUnavailable, TemplateNotFound) as error:  # nothing was started: then nothing is recorded
-                await _undo(error, self._store.forget_sandbox(sandbox.id))
+                await self._node.start_machine(planned.machine)
+            except NOTHING_STARTED as error:  # then nothing is recorded
+                await undo(error, self._store.forget_sandbox(sandbox.id))
                 raise
             except Exception as error:
-                await _undo(error, self._fail(sandbox.id))
+                await undo(error, self._fail(sandbox.id))
                 raise
             try:
-                return await self._confirm(sandbox, planned.timeout_s)
+                return await self._confirm(sandbox)
             except Exception as error:
-                await _undo(error, self._fail(sandbox.id))
+                await undo(error, self._fail(sandbox.id))
                 raise
-        finally:
-            started.set()
-            del self._started[sandbox.id]
 
-    async def _confirm(self, sandbox: Sandbox, timeout_s: int) -> Sandbox:
+    async def _confirm(self, sandbox: Sandbox) -> Sandbox:
         now = self._clock.now()
-        running = await self._store.set_status(
-            sandbox.id, Status.RUNNING, at=now, expires_at=now + dt.timedelta(seconds=timeout_s)
-        )
+        change = Change(expires_at=now + dt.timedelta(seconds=sandbox.lease_s))
+        running = await self._store.set_status(sandbox.id, Status.RUNNING, at=now, change=change)
         if running is None:
             raise StateConflict(f"Sandbox {sandbox.id} ended while it was starting; create a new one")
-        self._leases.notice(running.expires_at)
+        self._alarm.notice(running.expires_at)
         return running
 
     async def _fail(self, sandbox_id: SandboxId) -> None:
         await self._node.stop_machine(sandbox_id)
-        await self._store.set_status(sandbox_id, Status.FAILED, at=self._clock.now(), reason=EndReason.START_FAILED)
+        change = Change(reason=EndReason.START_FAILED)
+        await self._store.set_status(sandbox_id, Status.FAILED, at=self._clock.now(), change=change)
+
+    async def _snapshot(self, tenant: TenantId, text: str | None) -> tuple[Snapshot | None, StateRef | None]:
+        if text is None:
+            return None, None
+        state_id = parse_state_id(text)
+        if state_id is None:
+            raise SnapshotNotFound(f"There is no such snapshot: {text[:64]!r}")
+        snapshot = await self._store.get_snapshot(tenant, state_id)
+        if snapshot.status is SnapshotStatus.CAPTURING:
+            raise StateConflict(
+                f"Snapshot {state_id} is still being taken; wait until it is ready", fields={"status": "capturing"}
+            )
+        if snapshot.status is SnapshotStatus.FAILED or snapshot.sealed_key is None:
+            raise StateConflict(
+                f"Snapshot {state_id} could not be taken; delete it and take another one", fields={"status": "failed"}
+            )
+        if snapshot.node_id != self._node.node_id:
+            raise StateMismatch(f"Snapshot {state_id} is on another node than this server's: {snapshot.node_id}")
+        return snapshot, StateRef(state_id, self._keys.unwrap(snapshot.sealed_key, state_id))
 
     async def _replay(
         self, tenant: TenantId, known: tuple[bytes, SandboxId], idempotency: Idempotency
@@ -190,8 +244,8 @@ class CreateSandbox:
             raise IdempotencyMismatch(
                 "This Idempotency-Key was used for a different request; use a new key for a new request"
             )
-        if (started := self._started.get(sandbox_id)) is not None:
-            await started.wait()
+        if (done := self._at_work.done(sandbox_id)) is not None:
+            await done.wait()
         try:
             sandbox = await self._store.get_sandbox(tenant, sandbox_id)
         except SandboxNotFound:  # there was no room for it, or no such template
@@ -203,34 +257,20 @@ class CreateSandbox:
         return sandbox
 
 
-async def _undo(error: Exception, work: Coroutine[Any, Any, None]) -> None:
-    """Await *work*; if it fails too, the first error is still the one to tell, and the next sweep tidies up."""
-    try:
-        await work
-    except Exception as second:  # noqa: BLE001 - must not replace the first
-        error.add_note(f"undoing it failed as well: {second}")
-        _log.warning("undo_failed", error=type(second).__name__, exc_info=second)
-
-
-def check_offered(request: CreateRequest, policy: Policy) -> str:
-    """Return the template's name, or raise NotOffered for what this server does not do."""
-    if request.snapshot is not None:
-        raise NotOffered("This server does not offer snapshots; create from a template")
-    if request.template is None:
-        raise InvalidRequest("template must be given")
-    if not _TEMPLATE.fullmatch(request.template):
+def check_offered(request: CreateRequest, policy: Policy) -> None:
+    """Raise InvalidRequest or NotOffered for what this server does not do."""
+    if (request.template is None) == (request.snapshot is None):
+        raise InvalidRequest("template or snapshot must be given, and not both")
+    if request.template is not None and not _TEMPLATE.fullmatch(request.template):
         raise InvalidRequest("template must be a name: letters, digits, '.', '_' and '-', 64 at most")
     if request.network is not Network.OFF:
         raise NotOffered(f"This server offers no network '{request.network}'; use network 'off'")
-    if request.on_timeout is not OnTimeout.KILL:
-        raise NotOffered("This server cannot pause sandboxes; use on_timeout 'kill'")
     if request.preview_auth:
         raise NotOffered("This server offers no preview addresses; leave preview_auth false")
     if request.volume is not None:
         raise NotOffered("This server offers no volumes; leave volume out")
     if request.region not in (None, policy.region):
         raise NotOffered(f"This server has one region; leave region out or say: {policy.region}")
-    return request.template
 
 
 def check_idempotency_key(key: str) -> None:

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
+from terpd.control.awake import Awake
 from terpd.control.checks import check_command, check_env, check_path
-from terpd.control.ended import explaining_end
+from terpd.control.ended import explaining
 from terpd.control.policy import Policy
 from terpd.model.errors import GuestFault, InvalidRequest, TooLarge
 from terpd.model.guest import (
@@ -20,7 +21,6 @@ from terpd.model.guest import (
 )
 from terpd.model.ids import ExecId, SandboxId, TenantId, new_exec_id
 from terpd.model.ports import Node, Store
-from terpd.model.sandbox import require_running
 
 # The guest ends a command at its timeout, waits 2 s, kills it and drains its output; under emulation all of this is
 # slow. Only a guest that is silent beyond that is at fault.
@@ -59,10 +59,13 @@ class RunningExec:
 
 
 class RunCommand:
-    def __init__(self, store: Store, node: Node, policy: Policy) -> None:
+    """A sandbox that is paused and has `auto_resume` is resumed first."""
+
+    def __init__(self, store: Store, node: Node, policy: Policy, awake: Awake) -> None:
         self._store = store
         self._node = node
         self._policy = policy
+        self._awake = awake
 
     async def start(self, tenant: TenantId, sandbox_id: SandboxId, command: Command) -> RunningExec:
         """
@@ -72,15 +75,41 @@ class RunCommand:
             InvalidRequest, TooLarge: A field is out of bounds.
             SandboxNotFound.
             StateConflict: The sandbox does not run.
+            TerpError: It was paused and could not be resumed.
 
         The events raise in addition:
             LimitExceeded: The guest has no memory or processes left for it.
-            StateConflict: The sandbox ended while the command ran.
+            StateConflict: The sandbox ended while the command ran; or it was paused, and the command goes on when it
+                is resumed: the fields `command_id` and `offset` say what to attach to.
             GuestFault: The guest is lost, or silent for 30 s beyond the command's timeout.
         """
         request = self._request(command)
-        require_running(await self._store.get_sandbox(tenant, sandbox_id))
-        return RunningExec(request.exec_id, self._events(tenant, sandbox_id, request))
+        await self._awake(tenant, sandbox_id)
+        events = self._node.exec(sandbox_id, request)
+        return RunningExec(
+            request.exec_id, self._watched(tenant, sandbox_id, request.exec_id, events, 0, command.timeout_s)
+        )
+
+    async def attach(self, tenant: TenantId, sandbox_id: SandboxId, exec_id: ExecId, offset: int) -> RunningExec:
+        """
+        Return the events of a command already started, its output from *offset* on, in bytes.
+
+        Raises:
+            InvalidRequest: *offset* is below 0.
+            SandboxNotFound.
+            StateConflict: The sandbox does not run.
+            TerpError: It was paused and could not be resumed.
+
+        The events raise as those of `start`, and in addition:
+            ExecNotFound: There is no such command in this sandbox, or it has been forgotten.
+        """
+        if offset < 0:
+            raise InvalidRequest(f"offset must not be below 0: {offset}")
+        await self._awake(tenant, sandbox_id)
+        events = self._node.attach(sandbox_id, exec_id, offset)
+        return RunningExec(
+            exec_id, self._watched(tenant, sandbox_id, exec_id, events, offset, self._policy.max_timeout_s)
+        )
 
     async def run(self, tenant: TenantId, sandbox_id: SandboxId, command: Command) -> ExecResult:
         """Run to the end and keep the output, 8 MiB of each stream. Cancelling detaches. Raises as `start`."""
@@ -104,15 +133,22 @@ class RunCommand:
             stdin=None if command.stdin is None else _stdin(command.stdin),
         )
 
-    async def _events(
-        self, tenant: TenantId, sandbox_id: SandboxId, request: ExecRequest
+    async def _watched(
+        self,
+        tenant: TenantId,
+        sandbox_id: SandboxId,
+        exec_id: ExecId,
+        events: AsyncIterator[ExecEvent],
+        offset: int,
+        timeout_s: float,
     ) -> AsyncGenerator[ExecEvent, None]:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + (request.timeout_s or 0)
-        events = self._node.exec(sandbox_id, request)
+        deadline = loop.time() + timeout_s
+        seen = {"command_id": exec_id, "offset": offset}
+        todo = "the command goes on when it is resumed: attach to it by its id and offset"
         try:
             while True:
-                async with explaining_end(self._store, tenant, sandbox_id, "while the command ran"):
+                async with explaining(self._store, tenant, sandbox_id, "while the command ran", todo=todo, fields=seen):
                     try:
                         # Counted anew for each event: who reads slowly holds the command back, and that is no fault.
                         async with asyncio.timeout_at(max(deadline, loop.time()) + GRACE_S):
@@ -121,6 +157,8 @@ class RunCommand:
                         raise GuestFault("The guest did not report the end of the command in time") from error
                     except StopAsyncIteration as error:
                         raise GuestFault("The guest stopped reporting on the command") from error
+                if isinstance(event, ExecOutput):
+                    seen["offset"] = event.offset + len(event.data)
                 yield event
                 if isinstance(event, ExecExited):
                     return

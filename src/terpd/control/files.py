@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 
+from terpd.control.awake import Awake
 from terpd.control.checks import check_path, check_writable
-from terpd.control.ended import explaining_end
+from terpd.control.ended import explaining
 from terpd.control.exec import close
 from terpd.model.errors import (
     AlreadyExists,
@@ -20,7 +21,6 @@ from terpd.model.errors import (
 from terpd.model.guest import FileInfo
 from terpd.model.ids import SandboxId, TenantId
 from terpd.model.ports import Node, Store
-from terpd.model.sandbox import require_running
 
 MAX_ONE_SHOT_BYTES = 16 * 1024 * 1024  # of a file inside a JSON document; a stream has no bound but the disk
 MAX_BATCH = 64
@@ -28,6 +28,7 @@ CHUNK_BYTES = 64 * 1024
 DEFAULT_MODE = 0o644
 
 _DURING = "while its files were in use"
+_TODO = "resume it and try again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +56,16 @@ class WriteOutcome:
 
 class Files:
     """
+    A sandbox that is paused and has `auto_resume` is resumed first.
+
     Every method raises SandboxNotFound; StateConflict unless the sandbox runs; InvalidRequest for a path that is
     not absolute, too long or holds NUL; NotPermitted for a change outside the write roots; GuestFault.
     """
 
-    def __init__(self, store: Store, node: Node) -> None:
+    def __init__(self, store: Store, node: Node, awake: Awake) -> None:
         self._store = store
         self._node = node
+        self._awake = awake
 
     async def read(self, tenant: TenantId, sandbox_id: SandboxId, path: str) -> bytes | Directory:
         """
@@ -96,7 +100,7 @@ class Files:
             InvalidRequest: It is a directory.
         """
         path = check_path(path)
-        require_running(await self._store.get_sandbox(tenant, sandbox_id))
+        await self._awake(tenant, sandbox_id)
         return self._chunks(tenant, sandbox_id, path)
 
     async def write(self, tenant: TenantId, sandbox_id: SandboxId, file: FileToWrite) -> int:
@@ -157,9 +161,9 @@ class Files:
 
     @contextlib.asynccontextmanager
     async def _running(self, tenant: TenantId, sandbox_id: SandboxId) -> AsyncIterator[None]:
-        """Check that it runs, and blame no guest whose sandbox ends within the block."""
-        require_running(await self._store.get_sandbox(tenant, sandbox_id))
-        async with explaining_end(self._store, tenant, sandbox_id, _DURING):
+        """See to it that it runs, and blame no guest whose sandbox ends or is paused within the block."""
+        await self._awake(tenant, sandbox_id)
+        async with explaining(self._store, tenant, sandbox_id, _DURING, todo=_TODO, fields={}):
             yield
 
     async def _existing(self, sandbox_id: SandboxId, path: str) -> FileInfo:
@@ -174,7 +178,7 @@ class Files:
         chunks = self._node.read_file(sandbox_id, path)
         try:
             while True:
-                async with explaining_end(self._store, tenant, sandbox_id, _DURING):
+                async with explaining(self._store, tenant, sandbox_id, _DURING, todo=_TODO, fields={}):
                     try:
                         chunk = await anext(chunks)
                     except StopAsyncIteration:

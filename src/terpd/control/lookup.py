@@ -22,12 +22,25 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the tenant may use, and how many sandboxes it has that are not final."""
+    """
+    What the tenant may use, and how much of it is in use.
+
+    Attributes:
+        live: Sandboxes that count against `max_concurrent`.
+        saved: Sandboxes that count against `max_snapshots`: paused, and being paused or resumed.
+        named_snapshots: Those that count against `max_named_snapshots`.
+    """
 
     sizes: Sequence[Size]
     max_concurrent: int
     live: int
     max_timeout_s: int
+    max_running_lifetime_s: int | None
+    max_snapshots: int
+    saved: int
+    max_named_snapshots: int
+    named_snapshots: int
+    max_fork: int
     region: str
     region_label: str
 
@@ -55,8 +68,14 @@ class Lookup:
         return Limits(
             sizes=tuple(policy.sizes.values()),
             max_concurrent=policy.max_concurrent,
-            live=await self._store.count_live(tenant),
+            live=await self._store.count_on_node(tenant),
             max_timeout_s=policy.max_timeout_s,
+            max_running_lifetime_s=policy.max_running_lifetime_s,
+            max_snapshots=policy.max_snapshots,
+            saved=await self._store.count_saved(tenant),
+            max_named_snapshots=policy.max_named_snapshots,
+            named_snapshots=await self._store.count_snapshots(tenant),
+            max_fork=policy.max_fork,
             region=policy.region,
             region_label=policy.region_label,
         )

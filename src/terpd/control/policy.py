@@ -12,6 +12,7 @@ MIN_TIMEOUT_S = 10
 MAX_METADATA_PAIRS = 64
 MAX_METADATA_KEY_BYTES = 128
 MAX_METADATA_VALUE_BYTES = 1024
+MAX_NAME_BYTES = 128
 
 # Environments travel in one frame of the guest wire (64 KiB, names and framing included) and end in the argument
 # area of a new process.

@@ -9,39 +9,66 @@ from typing import Any
 
 import structlog
 
+from terpd.control.alarm import Alarm
+from terpd.control.at_work import AtWork
+from terpd.control.awake import Awake
 from terpd.control.clock import Clock, SystemClock
+from terpd.control.collect import Collector
 from terpd.control.create import CreateSandbox
 from terpd.control.exec import RunCommand
 from terpd.control.files import Files
+from terpd.control.fork import ForkSandbox
 from terpd.control.keys import Keys
 from terpd.control.leases import Leases
 from terpd.control.lookup import Lookup
+from terpd.control.pause import PauseSandbox
 from terpd.control.policy import Policy
+from terpd.control.receipts import Receipts
 from terpd.control.reconcile import Reconcile
 from terpd.control.renew import RenewLease
+from terpd.control.resume import ResumeSandbox
+from terpd.control.shielded import Shielded
+from terpd.control.snapshots import Snapshots
 from terpd.control.terminate import TerminateSandbox
 from terpd.model.ports import Node, Store
+from terpd.sealing.keyring import KeyRing
 
-DRAIN_S = 10.0  # for creates and terminations under way when the server stops; a restart reaps what is left
+DRAIN_S = 10.0  # for what is under way when the server stops; a restart reaps what is left
 RESTART_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
 
 class Services:
-    def __init__(self, store: Store, node: Node, policy: Policy, clock: Clock | None = None) -> None:
+    """
+    Args:
+        keys: The server's keys, which wrap the data key of each sandbox and snapshot.
+    """
+
+    def __init__(self, store: Store, node: Node, policy: Policy, keys: KeyRing, clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
+        alarm = Alarm(clock)
+        at_work = AtWork()
+        shielded = self._shielded = Shielded()
+        collector = self.collector = Collector(store, node, clock)
+        changing = (store, node, policy, keys, clock, alarm, at_work, collector, shielded)
         self.store = store
         self.node = node
-        self.terminate = TerminateSandbox(store, node, clock)
-        self.leases = Leases(store, self.terminate, clock, node.node_id)
-        self.create = CreateSandbox(store, node, policy, clock, self.leases)
-        self.renew = RenewLease(store, policy, clock, self.leases)
-        self.exec = RunCommand(store, node, policy)
-        self.files = Files(store, node)
+        self.create = CreateSandbox(*changing)
+        self.pause = PauseSandbox(*changing)
+        self.resume = ResumeSandbox(*changing)
+        self.fork = ForkSandbox(*changing)
+        self.snapshots = Snapshots(store, node, policy, keys, clock, at_work, collector, shielded)
+        self.terminate = TerminateSandbox(store, node, clock, collector, shielded)
+        self.renew = RenewLease(store, policy, clock, alarm)
+        self.leases = Leases(store, self.terminate, self.pause, clock, alarm, shielded, node.node_id)
+        awake = Awake(store, self.resume, at_work, clock)
+        self.exec = RunCommand(store, node, policy, awake)
+        self.files = Files(store, node, awake)
         self.keys = Keys(store, clock)
         self.lookup = Lookup(store, node, policy)
-        self.reconcile = Reconcile(store, node, clock, self.create.under_way)
+        self.receipts = Receipts(store)
+        self.reconcile = Reconcile(store, node, policy, clock, alarm, at_work, collector, shielded)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -60,13 +87,13 @@ class Services:
                 ("leases", self.leases.run),
                 ("exits", self.reconcile.watch_exits),
                 ("sweeps", self.reconcile.run_sweeps),
+                ("collections", self.collector.run),
             )
         ]
         try:
             yield
         finally:
-            await self.create.drain(DRAIN_S)
-            await self.terminate.drain(DRAIN_S)
+            await self._shielded.drain(DRAIN_S)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

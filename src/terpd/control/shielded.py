@@ -18,17 +18,29 @@ class Shielded:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Await *work*. A cancelled caller leaves at once, *work* goes on, and its failure is then logged."""
+    def begin(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Run *work* in the background, for one or more to `join`."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def join(self, task: asyncio.Task[_T]) -> _T:
+        """Await what was begun. A cancelled caller leaves at once, the work goes on, and its failure is then logged."""
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if not task.done():
                 task.add_done_callback(_report)
             raise
+
+    async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Begin *work* and join it."""
+        return await self.join(self.begin(work))
+
+    def leave(self, work: Coroutine[Any, Any, object]) -> None:
+        """Begin *work* that nobody joins; its failure is logged."""
+        self.begin(work).add_done_callback(_report)
 
     async def drain(self, seconds: float) -> None:
         """Wait for what runs, *seconds* at most; what is not done then is left to the next start."""
