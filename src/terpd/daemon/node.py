@@ -156,9 +156,12 @@ def take_snapshot(home: Path, image: Image, size: str, progress: Progress) -> No
     asyncio.run(take())
 
 
-def drop_snapshots(home: Path, template: str) -> None:
+def drop_snapshots(home: Path, template: str, *, force: bool = False) -> None:
     """
-    Remove all snapshots of a template, for `terpd template rm`. Waits while one is being prepared.
+    Remove all snapshots of a template that are not pinned, for `terpd template rm`. Waits while one is being prepared.
+
+    Args:
+        force: The pinned ones too.
 
     Raises:
         StateConflict: A machine runs from it. Nothing was removed.
@@ -179,7 +182,7 @@ def drop_snapshots(home: Path, template: str) -> None:
         if using:
             raise StateConflict(f"{using} machines run from template {template}; terminate their sandboxes first")
         for snapshot in directory.glob("[!.]*"):
-            artifact.remove(snapshot)
+            artifact.discard(snapshot, snapshot.name.rpartition("-")[0], force=force)
 
 
 def _preparing(home: Path) -> str:

@@ -17,7 +17,7 @@ from rich.status import Status
 from rich.table import Table
 
 from terpd.daemon.config import default_home
-from terpd.model.errors import TemplateNotFound, TerpError
+from terpd.model.errors import StateConflict, TemplateNotFound, TerpError
 from terpd.node.template.builder import build
 from terpd.node.template.catalog import Catalog, Image, record_of
 from terpd.node.template.progress import Progress, megabytes
@@ -33,9 +33,9 @@ class TakeSnapshot(Protocol):
 
 
 class DropSnapshots(Protocol):
-    """Removes all snapshots of a template. Raises StateConflict while a sandbox needs one."""
+    """Removes all snapshots of a template. Raises StateConflict while a machine runs from one."""
 
-    def __call__(self, home: Path, template: str) -> None: ...
+    def __call__(self, home: Path, template: str, *, force: bool) -> None: ...
 
 
 Home = Annotated[
@@ -98,9 +98,16 @@ def create_app(take_snapshot: TakeSnapshot, drop_snapshots: DropSnapshots) -> ty
         Console().print(table if images else "No template is built here. Build one: terpd template build python-3.12")
 
     @app.command("rm")
-    def remove_template(name: Annotated[str, typer.Argument(help="A built template's name.")], *, home: Home) -> None:
+    def remove_template(
+        name: Annotated[str, typer.Argument(help="A built template's name.")],
+        *,
+        force: Annotated[
+            bool, typer.Option("--force", help="Also if paused sandboxes or snapshots need it: they are lost then.")
+        ] = False,
+        home: Home,
+    ) -> None:
         """
-        Remove a template's images and snapshots.
+        Remove a template's images and snapshots, unless a server on this host needs them.
 
         Example: terpd template rm python-3.12-bare
         """
@@ -108,8 +115,14 @@ def create_app(take_snapshot: TakeSnapshot, drop_snapshots: DropSnapshots) -> ty
             catalog = Catalog(home)
             if catalog.find(name) is None:
                 raise TemplateNotFound(f"Template {name} is not built here; `terpd template ls` shows what is")
-            drop_snapshots(home, name)
-            catalog.remove(name)
+            if not force and (servers := catalog.needed_by(name)):
+                raise StateConflict(
+                    f"Paused sandboxes, snapshots or machines of {len(servers)} server(s) on this host need template"
+                    f" {name} (instances {', '.join(servers)}). Terminate and delete those first, or give --force:"
+                    " then what is saved can never be resumed"
+                )
+            drop_snapshots(home, name, force=force)
+            catalog.remove(name, force=force)
         typer.echo(f"Removed {name}")
 
     return app

@@ -39,7 +39,7 @@ class FilesStore:
     """
 
     def __init__(self, directory: Path, *, reserve_bytes: int = 0) -> None:
-        self._directory = directory
+        self.directory = directory
         self._reserve_bytes = reserve_bytes
         # What was checked by this process, so that only the first of many forks reads all of it.
         self._checked: dict[str, tuple[int, int, int, str]] = {}
@@ -50,7 +50,7 @@ class FilesStore:
         self.path(name)
         if self.free_bytes() == 0:
             raise StorageFull(_NO_ROOM)
-        path = self._directory / _DRAFTS / f"{name.replace('/', '~')}.{secrets.token_hex(4)}"
+        path = self.directory / _DRAFTS / f"{name.replace('/', '~')}.{secrets.token_hex(4)}"
         try:
             yield path
         finally:
@@ -81,25 +81,25 @@ class FilesStore:
 
     def free_bytes(self) -> int:
         with faults("say how much room it has"):
-            figures = os.statvfs(self._directory)
+            figures = os.statvfs(self.directory)
         return max(0, figures.f_bavail * figures.f_frsize - self._reserve_bytes)
 
     def path(self, name: str) -> Path:
         """Where an artifact is, if it is there. Raises ValueError for what is no name."""
         if not is_name(name):
             raise ValueError(f"not the name of an artifact: {name!r}")
-        return self._directory / name
+        return self.directory / name
 
     # ---- in a thread -----------------------------------------------------------------------------
 
     def _open(self) -> None:
         with faults("be opened"):
-            for folder in (self._directory, *(self._directory / name for name in (*_FOLDERS, _DRAFTS))):
+            for folder in (self.directory, *(self.directory / name for name in (*_FOLDERS, _DRAFTS))):
                 folder.mkdir(parents=True, exist_ok=True)
                 folder.chmod(0o711)
-            for left in (self._directory / _DRAFTS).iterdir():
+            for left in (self.directory / _DRAFTS).iterdir():
                 left.unlink()
-            _sync(self._directory)
+            _sync(self.directory)
 
     def _keep(self, info: ArtifactInfo, path: Path) -> None:
         final = self.path(info.name)
@@ -121,7 +121,7 @@ class FilesStore:
 
     def _put(self, name: str, content: bytes) -> None:
         final = self.path(name)
-        temporary = self._directory / _DRAFTS / f"put.{secrets.token_hex(8)}"
+        temporary = self.directory / _DRAFTS / f"put.{secrets.token_hex(8)}"
         with faults(f"keep {name}"), self._parent_of(final) as parent:
             try:
                 with temporary.open("xb") as file:
@@ -173,9 +173,9 @@ class FilesStore:
                     path.parent.rmdir()
 
     def _names(self, prefix: str) -> list[str]:
-        top = self._directory / prefix.partition("/")[0]
+        top = self.directory / prefix.partition("/")[0]
         with faults("list what it has"):
-            found = [str(path.relative_to(self._directory)) for path in top.rglob("*") if path.is_file()]
+            found = [str(path.relative_to(self.directory)) for path in top.rglob("*") if path.is_file()]
         return sorted(name for name in found if name.startswith(prefix) and is_name(name))
 
     @contextlib.contextmanager
