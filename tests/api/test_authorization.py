@@ -11,6 +11,8 @@ from terpd.api.app import describe_app
 from terpd.api.auth import OPEN_PATHS
 
 SBX = "/v1/sandboxes/sbx_01JG0000000000000000000000"
+SNAP = "/v1/sandboxes/snapshots/snap_01JG0000000000000000000000"
+CMD = "cmd_01JG0000000000000000000000"
 
 # Route → (path to call, scope it needs)
 CASES = {
@@ -21,7 +23,16 @@ CASES = {
     "GET /v1/sandboxes/{sandbox_id}": (SBX, "sandboxes:read"),
     "DELETE /v1/sandboxes/{sandbox_id}": (SBX, "sandboxes:write"),
     "POST /v1/sandboxes/{sandbox_id}/timeout": (f"{SBX}/timeout", "sandboxes:write"),
+    "POST /v1/sandboxes/{sandbox_id}/pause": (f"{SBX}/pause", "sandboxes:write"),
+    "POST /v1/sandboxes/{sandbox_id}/resume": (f"{SBX}/resume", "sandboxes:write"),
+    "POST /v1/sandboxes/{sandbox_id}/fork": (f"{SBX}/fork", "sandboxes:write"),
+    "POST /v1/sandboxes/{sandbox_id}/snapshots": (f"{SBX}/snapshots", "sandboxes:write"),
+    "GET /v1/sandboxes/snapshots": ("/v1/sandboxes/snapshots", "sandboxes:read"),
+    "GET /v1/sandboxes/snapshots/{snapshot_id}": (SNAP, "sandboxes:read"),
+    "DELETE /v1/sandboxes/snapshots/{snapshot_id}": (SNAP, "sandboxes:write"),
+    "GET /v1/deletion-receipts": ("/v1/deletion-receipts", "sandboxes:read"),
     "POST /v1/sandboxes/{sandbox_id}/exec": (f"{SBX}/exec", "sandboxes:write"),
+    "GET /v1/sandboxes/{sandbox_id}/exec/{command_id}": (f"{SBX}/exec/{CMD}", "sandboxes:read"),
     "GET /v1/sandboxes/{sandbox_id}/files": (f"{SBX}/files?path=/a", "sandboxes:read"),
     "POST /v1/sandboxes/{sandbox_id}/files": (f"{SBX}/files", "sandboxes:write"),
     "DELETE /v1/sandboxes/{sandbox_id}/files": (f"{SBX}/files?path=/tmp/a", "sandboxes:write"),

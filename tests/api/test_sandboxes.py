@@ -63,10 +63,11 @@ async def test_created_sandbox_runs(api: RunningApi) -> None:
         ({"metadata": {"k" * 129: "x"}}, "invalid_request", "metadata"),
         ({"metadata": {"k": "v" * 1025}}, "invalid_request", "metadata"),
         ({"network": "open"}, "not_offered", "network"),
-        ({"on_timeout": "pause"}, "not_offered", "on_timeout"),
+        ({"on_timeout": "explode"}, "invalid_request", "on_timeout"),
         ({"preview_auth": True}, "not_offered", "preview_auth"),
         ({"volume": "data"}, "not_offered", "volume"),
-        ({"snapshot": "snap"}, "not_offered", "snapshot"),
+        ({"snapshot": "snap"}, "invalid_request", "template"),
+        ({"snapshot": "snap", "template": None}, "invalid_request", "size"),
         ({"region": "moon"}, "not_offered", "local"),
     ],
 )
@@ -88,11 +89,11 @@ async def test_large_env_is_too_large(api: RunningApi, env: dict[str, str]) -> N
 
 
 async def test_harmless_options_are_taken(api: RunningApi) -> None:
-    """auto_resume without pausing and allow_domains without a network have nothing to act on."""
+    """allow_domains without a network has nothing to act on."""
     answer = await api.client.post(
-        "/v1/sandboxes", json={**ORKESTR_BODY, "auto_resume": True, "allow_domains": ["a.example"], "region": "local"}
+        "/v1/sandboxes", json={**ORKESTR_BODY, "allow_domains": ["a.example"], "region": "local"}
     )
-    assert (answer.status_code, answer.json()["auto_resume"]) == (201, True)
+    assert answer.status_code == 201
 
 
 async def test_unknown_template_leaves_nothing(api: RunningApi) -> None:
@@ -280,7 +281,6 @@ async def test_list_pages_and_filters(api: RunningApi) -> None:
     assert seen == sorted(ids, reverse=True)
     one = await api.client.get("/v1/sandboxes?metadata%5Buser+id%5D=4%2F2&metadata%5Bn%5D=2&status=running")
     assert [s["id"] for s in one.json()["sandboxes"]] == [ids[2]]
-    assert (await api.client.get("/v1/sandboxes", params={"status": "paused"})).json()["sandboxes"] == []
     assert (await api.client.get("/v1/sandboxes", params={"limit": 1000})).status_code == 200
     for bad in ({"cursor": "x"}, {"limit": 0}, {"status": "odd"}, {"metadata[": "x"}):
         answer = await api.client.get("/v1/sandboxes", params=bad)
@@ -292,7 +292,10 @@ async def test_limits_and_templates(api: RunningApi) -> None:
     await api.create()
     limits = (await api.client.get("/v1/sandboxes/limits")).json()
     assert limits["allowed_sizes"] == ["small", "medium"]
-    assert (limits["max_concurrent"], limits["live"], limits["max_snapshots"]) == (POLICY.max_concurrent, 1, 0)
+    assert (limits["max_concurrent"], limits["live"]) == (POLICY.max_concurrent, 1)
+    assert (limits["max_snapshots"], limits["paused"]) == (POLICY.max_snapshots, 0)
+    assert (limits["max_named_snapshots"], limits["named_snapshots"]) == (POLICY.max_named_snapshots, 0)
+    assert (limits["max_fork"], limits["max_running_lifetime_seconds"]) == (POLICY.max_fork, None)
     assert limits["sizes"][1] == {"size": "medium", "cpu": 2, "memory_mb": 4096, "allowed": True}
     templates = (await api.client.get("/v1/templates")).json()["templates"]
     assert [t["name"] for t in templates] == ["python-3.12"]
@@ -315,7 +318,9 @@ async def test_restart_adopts_what_runs(tmp_path: Path) -> None:
 async def test_errors_have_one_shape(api: RunningApi) -> None:
     """Unknown calls, wrong methods, unreadable bodies: an object with detail and code, and a request id."""
     calls: list[tuple[httpx.Response, int]] = [
+        (await api.client.post("/v1/sandboxes/sbx_x/teleport"), 404),
         (await api.client.post("/v1/sandboxes/sbx_x/pause"), 404),
+        (await api.client.get("/v1/sandboxes/snapshots/snap_x"), 404),
         (await api.client.get("/v1/sandboxes/volumes"), 404),
         (await api.client.put("/v1/sandboxes"), 405),
         (await api.client.post("/v1/sandboxes", content=b"{", headers={"content-type": "application/json"}), 422),

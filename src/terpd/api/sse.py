@@ -59,6 +59,14 @@ class ExecFrames:
                 yield from self._chunk(stream, cutter.flush())
             yield self._end(event)
 
+    def broken(self, error: TerpError) -> bytes:
+        """The last frame of a command that goes on without us; `offset` says where to attach again."""
+        offset = error.fields.get("offset")
+        if isinstance(offset, int):
+            unsent = (cutter.held_bytes for stream, cutter in self._cutters.items() if self._ends[stream] == offset)
+            error.fields["offset"] = offset - max(unsent, default=0)
+        return error_frame(error)
+
     def _end(self, exited: ExecExited) -> bytes:
         failure = failure_of(exited)
         if failure is None:
@@ -132,6 +140,7 @@ class _ExecStream(Response):
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.create_task(until_disconnected(receive))
+        frames: ExecFrames | None = None
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             try:
@@ -146,7 +155,8 @@ class _ExecStream(Response):
             except _Gone:
                 return
             except Exception as error:  # noqa: BLE001 - the answer has begun: it can only be told in a frame
-                await _send(send, error_frame(tellable(error)))
+                told = tellable(error)
+                await _send(send, error_frame(told) if frames is None else frames.broken(told))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await cancel_and_wait(gone, self._opening)
