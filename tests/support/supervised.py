@@ -22,7 +22,7 @@ from terpd.node.jail.uids import UidRange
 from terpd.node.machine import Facilities
 from terpd.node.pool import Pool, PoolKey
 from terpd.node.record import MachineRecord
-from terpd.node.snapshot.manifest import Manifest, sha256
+from terpd.node.snapshot.manifest import Manifest, memory_digest, sha256
 from terpd.node.snapshot.template import TemplateSnapshots
 from terpd.node.supervisor import Supervisor
 from terpd.node.template import artifact
@@ -81,9 +81,13 @@ def save_snapshot(snapshots: TemplateSnapshots, image: Image, size: Size) -> Pat
     names = ("memory", "devices", "base.qcow2", "empty.qcow2")
     for name in names:
         (directory / name).write_bytes(name.encode())
-    sizes = {name: len(name) for name in names}
-    digest = sha256(directory / "devices")
-    Manifest(made_of=made_of, sizes=sizes, devices_sha256=digest, virtual_disk_bytes=1 << 20).write(directory)
+    Manifest(
+        made_of=made_of,
+        sizes={name: len(name) for name in names},
+        devices_sha256=sha256(directory / "devices"),
+        memory_digest=memory_digest(directory / "memory"),
+        virtual_disk_bytes=1 << 20,
+    ).write(directory)
     return directory
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
-from terpd.node.snapshot.manifest import NAME, Manifest, SnapshotMismatch, sha256
+from terpd.node.snapshot.manifest import NAME, Manifest, SnapshotMismatch, memory_digest, sha256
 
 MADE_OF = {"image": "a1", "qemu": "q1", "cpu": "EPYC"}
 
@@ -19,6 +20,7 @@ def saved(tmp_path: Path) -> Path:
         made_of=MADE_OF,
         sizes={"memory": 4096, "devices": 5},
         devices_sha256=sha256(tmp_path / "devices"),
+        memory_digest=memory_digest(tmp_path / "memory"),
         virtual_disk_bytes=1 << 30,
     ).write(tmp_path)
     return tmp_path
@@ -30,6 +32,7 @@ def test_what_was_written_is_read_and_fits(saved: Path) -> None:
 
     manifest.check(saved, MADE_OF)
     assert manifest.virtual_disk_bytes == 1 << 30
+    assert manifest.memory_digest == blake3(bytes(4096)).hexdigest()
 
 
 @pytest.mark.parametrize("name", sorted(MADE_OF))
@@ -53,7 +56,7 @@ def test_a_short_file_is_refused(saved: Path) -> None:
         Manifest.read(saved).check(saved, MADE_OF)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"format": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"format": 1}', '{"format": 2}'])
 def test_a_torn_or_foreign_manifest_is_refused(saved: Path, text: str) -> None:
     """Whatever stands there, the answer is a refusal and never another exception."""
     (saved / NAME).write_text(text)

@@ -109,7 +109,7 @@ def test_rm_keeps_a_template_whose_snapshots_are_needed(home: Path) -> None:
     """When its snapshots cannot go, neither does the image, and the reason is told."""
     add_build(home, "mine", "d1")
 
-    def refuse(home: Path, template: str) -> None:
+    def refuse(home: Path, template: str, *, force: bool) -> None:
         raise StateConflict(f"A sandbox runs from {template}")
 
     result = CliRunner().invoke(create_app(_no_snapshot, refuse), ["rm", "mine", "--home", str(home)])

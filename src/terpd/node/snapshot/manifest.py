@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-FORMAT = 1
+from blake3 import blake3
+
+FORMAT = 2
 NAME = "manifest.json"
 
 
@@ -30,11 +32,13 @@ class Manifest:
             VMM's identity, the hardware.
         sizes: Bytes of each file of the snapshot.
         devices_sha256: Of the device state.
+        memory_digest: BLAKE3 of the memory, 64 hex digits: what is saved of a machine is the difference to this.
     """
 
     made_of: Mapping[str, str]
     sizes: Mapping[str, int]
     devices_sha256: str
+    memory_digest: str
     virtual_disk_bytes: int
     format: int = FORMAT
 
@@ -80,6 +84,11 @@ class Manifest:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def memory_digest(path: Path) -> str:
+    """BLAKE3, 64 hex digits: 0.1 to 0.4 s for 512 MiB."""
+    return blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -24,9 +24,9 @@ from terpd.model.sandbox import Size
 from terpd.node.disk import overlay
 from terpd.node.guest.client import GuestClient
 from terpd.node.jail.process import Process
-from terpd.node.snapshot.manifest import Manifest, SnapshotMismatch, sha256
+from terpd.node.snapshot.manifest import FORMAT, Manifest, SnapshotMismatch, memory_digest, sha256
 from terpd.node.template import artifact
-from terpd.node.template.catalog import Image
+from terpd.node.template.catalog import Catalog, Image
 from terpd.node.template.initrd import ensure_initrd
 from terpd.node.template.kernel import Kernel
 from terpd.node.template.progress import Progress, step
@@ -50,6 +50,15 @@ class TemplateSnapshot:
     directory: Path
     image: Image
     hardware: Hardware
+    manifest: Manifest
+
+    @property
+    def made_of(self) -> Mapping[str, str]:
+        return self.manifest.made_of
+
+    @property
+    def memory_digest(self) -> str:
+        return self.manifest.memory_digest
 
     @property
     def memory(self) -> Path:
@@ -89,10 +98,37 @@ class TemplateSnapshots:
     def find(self, image: Image, size: Size) -> TemplateSnapshot | None:
         directory, made_of = self._place(image, size)
         try:
-            Manifest.read(directory).check(directory, made_of)
+            manifest = Manifest.read(directory)
+            manifest.check(directory, made_of)
         except SnapshotMismatch:
             return None
-        return TemplateSnapshot(directory, image, Hardware(size.vcpus, size.memory_mib))
+        return TemplateSnapshot(directory, image, Hardware(size.vcpus, size.memory_mib), manifest)
+
+    def open_exact(self, template: str, name: str) -> TemplateSnapshot:
+        """
+        Return the snapshot in the directory *name*, which need not be of the template's current build.
+
+        Its image, kernel and initramfs are what they were; this host and this release must still be what it was saved
+        on. That it holds what it held then, the caller learns from `memory_digest`.
+
+        Raises:
+            SnapshotMismatch: It is gone or damaged, or was made with another QEMU, processor, acceleration or release;
+                says which.
+        """
+        directory = self._home / "snapshots" / template / name
+        manifest = Manifest.read(directory)
+        manifest.check(directory, {**manifest.made_of, **self._here})
+        try:
+            digest = manifest.made_of["image"]
+            hardware = Hardware(int(manifest.made_of["vcpus"]), int(manifest.made_of["memory_mib"]))
+        except (KeyError, ValueError) as error:
+            raise SnapshotMismatch(f"{directory}: its manifest does not say what it was made of: {error}") from error
+        image = Catalog(self._home).build(template, digest)
+        if image is None:
+            raise SnapshotMismatch(
+                f"{directory}: the image {digest} of {template}, or its kernel, is not here any more"
+            )
+        return TemplateSnapshot(directory, image, hardware, manifest)
 
     async def ensure(self, image: Image, size: Size, progress: Progress) -> TemplateSnapshot:
         """
@@ -123,12 +159,13 @@ class TemplateSnapshots:
                 await self._prepare(temporary, image, size, made_of, progress)
                 await asyncio.to_thread(artifact.commit, temporary, directory)
             for other in directory.parent.glob(f"{size.name}-*"):
-                # Not of a size whose name begins alike. Machines that run from it keep its files open.
+                # Not of a size whose name begins alike, nor what a server's saved states are the difference to.
                 if other != directory and other.name.rpartition("-")[0] == size.name:
-                    await asyncio.to_thread(artifact.remove, other)
-        except (OSError, subprocess.SubprocessError, TerpError) as error:
+                    await asyncio.to_thread(artifact.discard, other, size.name)
+            manifest = Manifest.read(directory)
+        except (OSError, subprocess.SubprocessError, TerpError, SnapshotMismatch) as error:
             raise PreparationFailed(f"Template {image.template}, size {size.name}: {error}") from error
-        return TemplateSnapshot(directory, image, Hardware(size.vcpus, size.memory_mib))
+        return TemplateSnapshot(directory, image, Hardware(size.vcpus, size.memory_mib), manifest)
 
     def _orphans(self, template: str, size: str) -> list[Process]:
         return [process for name, process in self._vmm.running() if name == f"{template}-{size}"]
@@ -140,10 +177,15 @@ class TemplateSnapshots:
             "initramfs": self._initrd(image.kernel).name,
             "vcpus": str(size.vcpus),
             "memory_mib": str(size.memory_mib),
-            **self._vmm.identity,
+            **self._here,
         }
         name = f"{size.name}-{artifact.digest_of(made_of)}"
         return self._home / "snapshots" / image.template / name, made_of
+
+    @property
+    def _here(self) -> Mapping[str, str]:
+        """What a snapshot needs of this host and this release."""
+        return {"format": str(FORMAT), **self._vmm.identity}
 
     def _initrd(self, kernel: Kernel) -> Path:
         if kernel.digest not in self._initrds:
@@ -222,6 +264,7 @@ class TemplateSnapshots:
             made_of=made_of,
             sizes={name: (directory / name).stat().st_size for name in names},
             devices_sha256=sha256(directory / _DEVICES),
+            memory_digest=memory_digest(directory / _MEMORY),
             virtual_disk_bytes=virtual_bytes,
         ).write(directory)
 

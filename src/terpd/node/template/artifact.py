@@ -3,10 +3,13 @@ Building a directory so that it is either whole or not there.
 
 One builder at a time holds the lock of an artifact; it works in a sibling `.tmp-NAME~…`, which is flushed to disk
 and renamed when whole. The lock dies with its process, so the next builder may remove whatever `.tmp-NAME~…` it finds.
+
+Who cannot do without an artifact pins it: a file `.pins/<owner>` in it, which `discard` respects.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import glob
 import hashlib
@@ -14,13 +17,14 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from terpd.node.template.command import run
 
+_PINS = ".pins"
 DIGEST_LENGTH = 16  # hexadecimal digits in a directory's name: 64 bits, ample among a handful of builds
 
 
@@ -91,6 +95,68 @@ def remove(path: Path) -> None:
         path.unlink()
     elif path.exists():
         run(["rm", "-rf", "--one-file-system", "--", path], timeout_s=600)
+
+
+def pin(directory: Path, owner: str) -> None:
+    """
+    Keep an artifact until *owner* unpins it, over restarts of the host. Idempotent; *owner* becomes a file's name.
+
+    Raises:
+        FileNotFoundError: The artifact is gone.
+    """
+    with _held(directory):
+        pins = directory / _PINS
+        pins.mkdir(exist_ok=True)
+        (pins / owner).touch()
+        sync_directory(pins)
+        sync_directory(directory)
+
+
+def unpin(directory: Path, owner: str) -> None:
+    """Idempotent, also when the artifact is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        (directory / _PINS / owner).unlink()
+        sync_directory(directory / _PINS)
+
+
+def pinned(directory: Path) -> Sequence[str]:
+    """Who needs an artifact; nobody needs one that is gone."""
+    try:
+        return sorted(path.name for path in (directory / _PINS).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def discard(directory: Path, name: str, *, force: bool = False) -> bool:
+    """
+    Remove an artifact that nobody has pinned, or one that somebody has by *force*. Its lock, *name*, is held.
+
+    Returns whether it is gone.
+    """
+    try:
+        with _held(directory):
+            if not force and pinned(directory):
+                return False
+            # From here nobody can pin it, and whatever becomes of us, the lock's next holder removes it.
+            doomed = directory.with_name(f".tmp-{name}~{secrets.token_hex(4)}")
+            directory.rename(doomed)
+    except FileNotFoundError:
+        return True
+    remove(doomed)
+    return True
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """Neither pinned nor discarded by anybody else meanwhile. Raises FileNotFoundError when it is gone."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not os.path.samestat(os.fstat(descriptor), directory.stat()):
+            raise FileNotFoundError(f"{directory} was replaced meanwhile")
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

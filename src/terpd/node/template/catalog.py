@@ -16,6 +16,7 @@ from terpd.node.template import artifact
 from terpd.node.template.kernel import Kernel, find_kernel
 
 FORMAT = 1  # of image.json
+_LOCK = "image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +59,39 @@ class Catalog:
         found = (self.find(path.parent.name) for path in sorted(self._templates.glob("*/current")))
         return [image for image in found if image is not None]
 
-    def remove(self, template: str) -> None:
-        """
-        Remove all builds of a template, or nothing if there is none.
+    def needed_by(self, template: str) -> Sequence[str]:
+        """The instances of servers that have pinned a build of this template or a snapshot of one."""
+        places = [*self._templates.glob(f"{template}/*"), *(self._home / "snapshots").glob(f"{template}/*")]
+        return sorted({owner for place in places for owner in artifact.pinned(place)})
 
-        Sandboxes and snapshots whose disks are backed by one lose it: the caller sees to it that there are none.
+    def remove(self, template: str, *, force: bool = False) -> None:
+        """
+        Remove all builds of a template that are not pinned, or nothing if there is none. *force*: the pinned ones too.
+
+        Sandboxes whose disks are backed by one lose it: the caller sees to it that there are none.
         """
         directory = self._templates / template
         if not directory.is_dir():
             return
-        with artifact.locked(directory, "image"):
+        with artifact.locked(directory, _LOCK):
             (directory / "current").unlink(missing_ok=True)  # first: nothing may start from what is half removed
             artifact.sync_directory(directory)
             for build in self._builds(directory):
-                artifact.remove(build)
+                artifact.discard(build, _LOCK, force=force)
 
     def prune(self, template: str, in_use: Collection[str]) -> Sequence[str]:
-        """Remove builds that are neither current nor in *in_use* (digests); returns the digests removed."""
+        """Remove builds that are neither current, pinned nor in *in_use* (digests); returns the digests removed."""
         directory = self._templates / template
         if not directory.is_dir():
             return []
-        with artifact.locked(directory, "image"):
+        with artifact.locked(directory, _LOCK):
             current = (directory / "current").resolve().name
-            doomed = [build for build in self._builds(directory) if build.name not in {current, *in_use}]
-            for build in doomed:
-                artifact.remove(build)
-        return [build.name for build in doomed]
+            old = [build for build in self._builds(directory) if build.name not in {current, *in_use}]
+            return [build.name for build in old if artifact.discard(build, _LOCK)]
+
+    def build(self, template: str, digest: str) -> Image | None:
+        """One build, current or not; None as for `find`."""
+        return self.read(self._templates / template / digest)
 
     def read(self, directory: Path) -> Image | None:
         """Return the build in *directory*, or None when it is not whole."""
