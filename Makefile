@@ -11,7 +11,7 @@ TERPD := .venv/bin/terpd
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup:  ## install what is missing, build .venv, the guest agent and the jail
+setup:  ## install what is missing, build .venv, the guest agent, the jail and the vault
 	@tools/setup
 
 quickstart: setup  ## set up, build one template, run a program in a virtual machine
