@@ -273,10 +273,9 @@ async def test_a_broken_upload_goes_on_where_it_was(s3: S3Shop, tmp_path: Path) 
     store = s3.store()
     await store.open()
     info, path = written(tmp_path, 40 * MIB)
-    s3.proxy.allow(20 * MIB)
+    s3.proxy.allow(36 * MIB)  # of three parts, two arrive
     with pytest.raises(Unavailable):
         await store.keep(info, path)
-    assert s3.proxy.sent > 16 * MIB
     assert _names(s3) == []
 
     s3.proxy.allow(None)
