@@ -38,6 +38,30 @@ def test_lists_in_variables(tmp_path: Path) -> None:
     assert config.database == tmp_path / "terp.db"
 
 
+def test_limits_reach_the_policy() -> None:
+    """Of pauses, snapshots and forks; without a word there is no end to a paused time."""
+    policy = load(
+        environ={
+            "TERP_MAX_SNAPSHOTS": "1",
+            "TERP_MAX_NAMED_SNAPSHOTS": "2",
+            "TERP_MAX_FORK": "3",
+            "TERP_MAX_RUNNING_LIFETIME_S": "40",
+        }
+    ).policy()
+
+    assert (policy.max_snapshots, policy.max_named_snapshots, policy.max_fork) == (1, 2, 3)
+    assert (policy.max_running_lifetime_s, policy.max_paused_s) == (40, None)
+
+
+def test_the_key_itself_is_no_setting(tmp_path: Path) -> None:
+    """TERP_KEY is read elsewhere, so that nobody who prints settings prints it."""
+    config = load(environ={"TERP_KEY": "c2VjcmV0", "TERP_DATA_DIR": str(tmp_path)})
+
+    assert "c2VjcmV0" not in repr(config)
+    assert load(environ={"TERP_DATA_DIR": str(tmp_path)}).server_key_file == tmp_path / "keys/server.key"
+    assert load(environ={"TERP_KEY_FILE": "/run/key"}).server_key_file == Path("/run/key")
+
+
 @pytest.mark.parametrize(
     ("environ", "word"),
     [
@@ -47,6 +71,12 @@ def test_lists_in_variables(tmp_path: Path) -> None:
         ({"TERP_SIZES": "small"}, "TERP_SIZES"),
         ({"TERP_MAX_TIMEOUT_S": "5"}, "max_timeout_s"),
         ({"TERP_LOG_LEVEL": "loud"}, "log_level"),
+        ({"TERP_MAX_FORK": "0"}, "max_fork"),
+        ({"TERP_MAX_SNAPSHOTS": "-1"}, "max_snapshots"),
+        ({"TERP_MAX_PAUSED_S": "forever"}, "max_paused_s"),
+        ({"TERP_S3_BUCKET": "a/b"}, "s3_bucket"),
+        ({"TERP_S3_ENDPOINT": "minio:9000"}, "s3_endpoint"),
+        ({"TERP_DISK_RESERVE_MIB": "-1"}, "disk_reserve_mib"),
     ],
 )
 def test_wrong_settings_are_named(environ: dict[str, str], word: str) -> None:
