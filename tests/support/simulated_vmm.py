@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,6 +173,7 @@ class SimulatedVmm:
     """
 
     def __init__(self) -> None:
+        self.identity: Mapping[str, str] = {"simulated": "1"}
         self.guests: dict[str, SimulatedGuest] = {}
         self.started: list[str] = []
         self.failure: Exception | None = None
@@ -184,10 +185,6 @@ class SimulatedVmm:
         self.mute = False
         self._serving: set[asyncio.Task[None]] = set()
         self._children: list[subprocess.Popen[bytes]] = []
-
-    @property
-    def identity(self) -> dict[str, str]:
-        return {"simulated": "1"}
 
     async def boot(self, spec: BootSpec) -> SimulatedVm:
         return await self._start(spec.placement, "booted", spec.devices_file)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from support.simulated_vmm import SimulatedVmm, simulated_vmm
 from support.supervised import SIZES, build_template, save_snapshot, template_snapshots
 from support.until import until
@@ -21,6 +22,7 @@ from terpd.daemon.node import _preparing, drop_snapshots
 from terpd.model.errors import StateConflict
 from terpd.model.sandbox import Size
 from terpd.node.jail.process import scan
+from terpd.node.snapshot.manifest import SnapshotMismatch
 from terpd.node.snapshot.template import PreparationFailed
 from terpd.node.template import artifact
 from terpd.node.template.progress import Quiet
@@ -157,6 +159,46 @@ async def test_an_older_snapshot_of_this_size_goes_and_others_stay(tmp_path: Pat
     assert not older.exists()
 
 
+async def test_an_older_snapshot_that_is_needed_stays_and_is_found_by_its_name(
+    tmp_path: Path, vmm: SimulatedVmm
+) -> None:
+    """A saved state is the difference to exactly that one, whatever was built since."""
+    image = build_template(tmp_path)
+    snapshots = template_snapshots(tmp_path, image, vmm)
+    older = await snapshots.ensure(image, SMALL, Quiet())
+    artifact.pin(older.directory, "0a1b2c3d")
+    snapshots._initrds[image.kernel.digest] = tmp_path / "initrd/i2.cpio"  # as a newer release has
+
+    newer = await snapshots.ensure(image, SMALL, Quiet())
+
+    assert newer.directory != older.directory
+    assert snapshots.open_exact("debian-12", older.directory.name) == older
+    assert older.memory_digest == blake3(older.memory.read_bytes()).hexdigest()
+    assert older.made_of["initramfs"] == "i1.cpio"
+
+
+async def test_a_snapshot_of_another_host_is_refused_by_name(tmp_path: Path, vmm: SimulatedVmm) -> None:
+    """The reason says what differs; so it does of one that is damaged or gone."""
+    image = build_template(tmp_path)
+    made = await template_snapshots(tmp_path, image, vmm).ensure(image, SMALL, Quiet())
+    name = made.directory.name
+    vmm.identity = {"simulated": "2", "cpu": "EPYC"}
+    snapshots = template_snapshots(tmp_path, image, vmm)
+
+    with pytest.raises(SnapshotMismatch, match=r"cpu .*simulated \(saved 1, here 2\)"):
+        snapshots.open_exact("debian-12", name)
+    vmm.identity = {"simulated": "1"}
+    assert snapshots.open_exact("debian-12", name) == made
+    image.root.unlink()
+    with pytest.raises(SnapshotMismatch, match="image d1"):
+        snapshots.open_exact("debian-12", name)
+    made.memory.unlink()
+    with pytest.raises(SnapshotMismatch, match="memory"):
+        snapshots.open_exact("debian-12", name)
+    with pytest.raises(SnapshotMismatch, match="no readable manifest"):
+        snapshots.open_exact("debian-12", "small-0123456789abcdef")
+
+
 # ---- dropping
 
 
@@ -224,6 +266,16 @@ def test_dropping_ends_what_a_dead_builder_left(
     assert orphan.wait(60) == -signal.SIGKILL
     assert [other.poll() for other in others] == [None, None]
     assert not snapshot.exists()
+
+
+def test_dropping_leaves_what_is_needed_unless_forced(tmp_path: Path, snapshot: Path) -> None:
+    """Saved states of a server that is not even running may be the difference to it."""
+    artifact.pin(snapshot, "0a1b2c3d")
+
+    drop_snapshots(tmp_path, "debian-12")
+    assert snapshot.is_dir()
+    drop_snapshots(tmp_path, "debian-12", force=True)
+    assert [path.name for path in snapshot.parent.iterdir()] == [".small.lock"]
 
 
 def test_dropping_a_template_without_snapshots_is_nothing(tmp_path: Path) -> None:

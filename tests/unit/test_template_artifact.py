@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.wait import eventually
 
 from terpd.node.template import artifact
 
@@ -90,3 +94,81 @@ def test_a_digest_depends_on_the_content_alone() -> None:
     """The order of keys does not matter, any value does."""
     assert artifact.digest_of({"a": 1, "b": [2]}) == artifact.digest_of({"b": [2], "a": 1})
     assert artifact.digest_of({"a": 1}) != artifact.digest_of({"a": 2})
+
+
+def test_what_is_pinned_is_discarded_by_force_only(tmp_path: Path) -> None:
+    """By whomever it is pinned, and however often."""
+    made = tmp_path / "made"
+    made.mkdir()
+    for owner in ("one", "other", "one"):
+        artifact.pin(made, owner)
+    artifact.unpin(made, "other")
+    artifact.unpin(made, "other")
+
+    assert artifact.pinned(made) == ["one"]
+    assert not artifact.discard(made, "a")
+    assert made.is_dir()
+    assert artifact.discard(made, "a", force=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_nobody_pinned_is_discarded(tmp_path: Path) -> None:
+    """Also what somebody had pinned once; again is no error."""
+    made = tmp_path / "made"
+    made.mkdir()
+    artifact.pin(made, "one")
+    artifact.unpin(made, "one")
+
+    assert artifact.discard(made, "a")
+    assert artifact.discard(made, "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_gone_cannot_be_pinned(tmp_path: Path) -> None:
+    """Who pins must know that it is there; who unpins need not."""
+    gone = tmp_path / "gone"
+
+    with pytest.raises(FileNotFoundError):
+        artifact.pin(gone, "one")
+    artifact.unpin(gone, "one")
+
+    assert artifact.pinned(gone) == []
+
+
+def test_a_pin_is_on_what_is_there_when_it_is_made(tmp_path: Path) -> None:
+    """Who waited while it was discarded, and another took its place, is told."""
+    made = tmp_path / "made"
+    made.mkdir()
+    holder = os.open(made, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as threads:
+        pinning = threads.submit(artifact.pin, made, "one")
+        waits = re.compile(rf"-> FLOCK .*:{made.stat().st_ino} ")
+        eventually(lambda: waits.search(Path("/proc/locks").read_text()))
+        made.rename(tmp_path / "doomed")
+        made.mkdir()
+        os.close(holder)
+        with pytest.raises(FileNotFoundError):
+            pinning.result()
+
+    assert artifact.pinned(made) == []
+
+
+def test_a_discard_that_was_killed_is_finished_by_the_next_holder_of_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of an artifact must not be found under its name."""
+    made = tmp_path / "made-0123"
+    made.mkdir()
+
+    def die(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(artifact, "remove", die)
+        with pytest.raises(KeyboardInterrupt):
+            artifact.discard(made, "made")
+
+    assert not made.exists()
+    with artifact.locked(tmp_path, "made"):
+        assert [path.name for path in tmp_path.iterdir()] == [".made.lock"]

@@ -119,6 +119,37 @@ def test_rm_keeps_a_template_whose_snapshots_are_needed(home: Path) -> None:
     assert Catalog(home).find("mine") is not None
 
 
+def test_rm_of_what_a_server_needs_must_be_forced(home: Path) -> None:
+    """A template whose saved states would be lost stays whole, and the reason and the way out are told."""
+    image = add_build(home, "mine", "d1")
+    artifact.pin(image.root.parent, "0a1b2c3d")
+    argv = ["rm", "mine", "--home", str(home)]
+
+    refused = CliRunner().invoke(create_app(_no_snapshot, _no_drop), argv)
+    kept = Catalog(home).find("mine")
+    forced = CliRunner().invoke(create_app(_no_snapshot, _no_drop), [*argv, "--force"])
+
+    assert refused.exit_code == 1
+    assert "0a1b2c3d" in refused.stderr
+    assert "--force" in refused.stderr
+    assert kept == image
+    assert forced.exit_code == 0
+    assert [path.name for path in (home / "templates/mine").iterdir()] == [".image.lock"]
+
+
+def test_a_pinned_build_outlives_newer_ones(home: Path) -> None:
+    """Until nobody needs it any more; it is found by its digest meanwhile."""
+    older = add_build(home, "mine", "d1")
+    add_build(home, "mine", "d2")
+    artifact.pin(older.root.parent, "0a1b2c3d")
+
+    assert Catalog(home).prune("mine", ()) == []
+    assert Catalog(home).build("mine", "d1") == older
+    artifact.unpin(older.root.parent, "0a1b2c3d")
+    assert Catalog(home).prune("mine", ()) == ["d1"]
+    assert Catalog(home).build("mine", "d1") is None
+
+
 def test_what_cannot_be_built_says_why(home: Path) -> None:
     """A recipe from an OCI image is refused with what it would need."""
     result = CliRunner().invoke(create_app(_no_snapshot, _no_drop), ["build", "ubuntu-24.04", "--home", str(home)])
@@ -131,5 +162,5 @@ def _no_snapshot(home: Path, image: Image, size: str, progress: object) -> None:
     raise AssertionError(size)
 
 
-def _no_drop(home: Path, template: str) -> None:
+def _no_drop(home: Path, template: str, *, force: bool) -> None:
     """There are none."""
