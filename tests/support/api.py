@@ -19,6 +19,7 @@ from terpd.api.pace import Pace
 from terpd.control.policy import Policy
 from terpd.control.services import Services
 from terpd.model.sandbox import Size
+from terpd.sealing.keyring import KeyRing
 from terpd.store import SqliteStore, open_sqlite
 
 POLICY = Policy(
@@ -28,6 +29,7 @@ POLICY = Policy(
     max_concurrent=5,
     max_timeout_s=86400,
 )
+KEYS = KeyRing([bytes(32)])
 
 
 @dataclass
@@ -60,7 +62,7 @@ async def running_api(
 ) -> AsyncIterator[RunningApi]:
     node = node or SimulatedNode()
     store = await open_sqlite(directory / "terp.db")
-    services = Services(store, node, policy)
+    services = Services(store, node, policy, KEYS)
     config = uvicorn.Config(
         create_app(services, pace=pace), port=0, log_config=None, lifespan="off", http=Connection, ws="none"
     )

@@ -4,6 +4,9 @@ A Node without virtual machines: a dict for a file system and a few commands wit
 The shell knows: `echo TEXT`, `cat` (stdin to stdout), `env NAME`, `pwd`, `exit N`, `kill N`, `hang` (until its
 timeout), `wait NAME` (until the test sets `released[NAME]`), `bytes N` (N bytes of output in 32 KiB pieces),
 `pieces HEX HEX …` (one output event each), `err TEXT` (to stderr). Anything else exits with 127.
+
+A saved state is a copy of files, environment and commands. A machine that starts from one has them, and a command
+that did not end can be attached to: it gives its output again from any offset, and ends as it would have.
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from support.sandboxes import NOON
 from terpd.model.errors import (
@@ -23,6 +26,7 @@ from terpd.model.errors import (
     GuestFault,
     InvalidRequest,
     StateConflict,
+    StateDamaged,
     TemplateNotFound,
     TerpError,
 )
@@ -36,8 +40,9 @@ from terpd.model.guest import (
     GuestStats,
     OutputStream,
 )
-from terpd.model.ids import ExecId, SandboxId
-from terpd.model.ports import MachineSpec, NodeCapacity
+from terpd.model.ids import ExecId, SandboxId, StateId
+from terpd.model.ports import MachinePhase, MachineSpec, NodeCapacity, StateRef
+from terpd.model.snapshot import SavedState
 from terpd.model.template import TemplateInfo
 
 PIECE_BYTES = 32 * 1024
@@ -51,34 +56,81 @@ class SimulatedFile:
 
 
 @dataclass
-class SimulatedMachine:
-    spec: MachineSpec
+class Memory:
+    """What a machine holds, and what is saved of it."""
+
+    env: Mapping[str, str]
     files: dict[str, SimulatedFile] = field(default_factory=dict)
     directories: set[str] = field(default_factory=lambda: {"/", "/workspace", "/tmp", "/persist"})
+    commands: dict[ExecId, ExecRequest] = field(default_factory=dict)
+
+    def copy(self) -> Memory:
+        files = {path: replace(file) for path, file in self.files.items()}
+        return Memory(dict(self.env), files, set(self.directories), dict(self.commands))
+
+
+@dataclass
+class SimulatedMachine:
+    """`cut` is set when a pause, or the end, cuts those off who read from its commands."""
+
+    spec: MachineSpec
+    memory: Memory
+    phase: MachinePhase = MachinePhase.AWAKE
+    capturing: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    cut: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def files(self) -> dict[str, SimulatedFile]:
+        return self.memory.files
+
+    @property
+    def directories(self) -> set[str]:
+        return self.memory.directories
+
+
+@dataclass(frozen=True)
+class SimulatedState:
+    memory: Memory
+    key: bytes
 
 
 class SimulatedNode:
     """
-    Faults to set: `start_error` is raised instead of starting, `stop_error` instead of stopping, `start_gate` holds
-    starts back while it is not set, `read_error_after` breaks a file read after so many bytes.
+    Faults to set: `start_error` is raised instead of starting, `stop_error` instead of stopping, `capture_error`
+    instead of saving, `continue_error` instead of continuing (and the machine ends), `collect_error` instead of
+    collecting, `state_error` instead of telling whether there is a state; `start_gate` and `capture_gate` hold starts
+    and captures back while they are not set; `read_error_after` breaks a file read after so many bytes.
+
+    Cancelling a capture that is held back is what the death of the daemon is: the machine stays HELD.
     """
 
     def __init__(self, *, machines_cap: int = 100) -> None:
         self.machines: dict[SandboxId, SimulatedMachine] = {}
+        self.states: dict[StateId, SimulatedState] = {}
         self.machines_cap = machines_cap
         self.start_error: Exception | None = None
         self.stop_error: TerpError | None = None
+        self.capture_error: Exception | None = None
+        self.continue_error: TerpError | None = None
+        self.collect_error: TerpError | None = None
+        self.state_error: TerpError | None = None
         self.start_gate = asyncio.Event()
         self.start_gate.set()
         self.starting = asyncio.Event()
+        self.capture_gate = asyncio.Event()
+        self.capture_gate.set()
+        self.capturing = asyncio.Event()
         self.read_error_after: int | None = None
         self.released: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.detached: list[ExecId] = []
         self.finished: list[ExecId] = []
         self.stopped: list[SandboxId] = []
+        self.collections: list[frozenset[StateId]] = []
         self.sent_bytes = 0
         self._exits: asyncio.Queue[SandboxId] = asyncio.Queue()
+        self._starts: dict[SandboxId, asyncio.Event] = {}
+        self._saving: set[StateId] = set()
 
     @property
     def node_id(self) -> str:
@@ -86,7 +138,13 @@ class SimulatedNode:
 
     async def start_machine(self, spec: MachineSpec) -> None:
         self.starting.set()
-        await self.start_gate.wait()
+        stopped = self._starts[spec.sandbox_id] = asyncio.Event()
+        try:
+            await self._first(self.start_gate, stopped)
+        finally:
+            del self._starts[spec.sandbox_id]
+        if stopped.is_set():
+            raise StateConflict("It was stopped while it was starting")
         if self.start_error is not None:
             raise self.start_error
         if spec.template not in ("python-3.12", "debian-12"):
@@ -95,23 +153,102 @@ class SimulatedNode:
             raise AlreadyExists("There is a machine of that id")
         if len(self.machines) >= self.machines_cap:
             raise CapacityUnavailable("The node is full")
-        self.machines[spec.sandbox_id] = SimulatedMachine(spec)
+        self.machines[spec.sandbox_id] = SimulatedMachine(spec, self._memory(spec))
+
+    def _memory(self, spec: MachineSpec) -> Memory:
+        if spec.state is None:
+            return Memory(dict(spec.env))
+        state = self.states.get(spec.state.id)
+        if state is None or state.key != spec.state.key:
+            raise StateDamaged("There is no such state, or it was saved with another key")
+        memory = state.memory.copy()
+        memory.env = {**memory.env, **spec.env}
+        return memory
 
     async def stop_machine(self, sandbox_id: SandboxId) -> None:
         if self.stop_error is not None:
             raise self.stop_error
         self.stopped.append(sandbox_id)
+        if (stopped := self._starts.get(sandbox_id)) is not None:
+            stopped.set()
+        self._remove(sandbox_id)
+
+    def _remove(self, sandbox_id: SandboxId) -> None:
         machine = self.machines.pop(sandbox_id, None)
         if machine is not None:
             machine.gone.set()
+            machine.cut.set()
+
+    # ---- saved states ----
+
+    async def pause_machine(self, sandbox_id: SandboxId, *, key: bytes, into: StateRef) -> SavedState:
+        machine = self._to_capture(sandbox_id, key)
+        machine.cut.set()
+        saved = await self._capture(machine, into)
+        machine.phase = MachinePhase.HELD
+        return saved
+
+    async def snapshot_machine(self, sandbox_id: SandboxId, *, key: bytes, into: StateRef) -> SavedState:
+        return await self._capture(self._to_capture(sandbox_id, key), into)
+
+    def _to_capture(self, sandbox_id: SandboxId, key: bytes) -> SimulatedMachine:
+        machine = self._machine(sandbox_id)
+        if machine.capturing:
+            raise StateConflict("A capture of it is under way")
+        assert key == machine.spec.key, "not the key that the machine was started with"
+        return machine
+
+    async def _capture(self, machine: SimulatedMachine, into: StateRef) -> SavedState:
+        machine.capturing = True
+        machine.phase = MachinePhase.HELD
+        self._saving.add(into.id)
+        self.capturing.set()
+        try:
+            await self._first(self.capture_gate, machine.gone)
+        finally:
+            self._saving.discard(into.id)
+            machine.capturing = False
+        if machine.gone.is_set():
+            raise StateConflict("It was stopped while it was saved")
+        machine.phase = MachinePhase.AWAKE
+        if self.capture_error is not None:
+            machine.cut.clear()
+            raise self.capture_error
+        self.states[into.id] = SimulatedState(machine.memory.copy(), into.key)
+        return SavedState(into.id, dirty_bytes=4096, stored_bytes=1024, stopped_s=0.01)
+
+    async def continue_machine(self, sandbox_id: SandboxId) -> None:
+        if sandbox_id not in self.machines:
+            raise StateConflict("There is no machine of it here")
+        if self.continue_error is not None:
+            self.crash(sandbox_id)
+            raise self.continue_error
+        machine = self.machines[sandbox_id]
+        machine.phase = MachinePhase.AWAKE
+        machine.cut.clear()
+
+    async def has_state(self, state_id: StateId) -> bool:
+        if self.state_error is not None:
+            raise self.state_error
+        return state_id in self.states
+
+    async def collect(self, keep: Collection[StateId]) -> None:
+        if self.collect_error is not None:
+            raise self.collect_error
+        self.collections.append(frozenset(keep))
+        for state_id in set(self.states) - set(keep) - self._saving:
+            del self.states[state_id]
+
+    # ---- what there is ----
 
     def crash(self, sandbox_id: SandboxId) -> None:
         """The machine ends by itself."""
-        self.machines.pop(sandbox_id).gone.set()
+        assert sandbox_id in self.machines
+        self._remove(sandbox_id)
         self._exits.put_nowait(sandbox_id)
 
-    async def list_machines(self) -> Sequence[SandboxId]:
-        return list(self.machines)
+    async def list_machines(self) -> Mapping[SandboxId, MachinePhase]:
+        return {sandbox_id: machine.phase for sandbox_id, machine in self.machines.items()}
 
     async def exits(self) -> AsyncIterator[SandboxId]:
         while True:
@@ -130,14 +267,28 @@ class SimulatedNode:
         machine = self._machine(sandbox_id)
         if request.cwd not in machine.directories:
             raise InvalidRequest(f"cwd does not exist: {request.cwd}")
+        machine.memory.commands[request.exec_id] = request
+        async for event in self._follow(machine, request, 0):
+            yield event
+
+    async def attach(self, sandbox_id: SandboxId, exec_id: ExecId, offset: int) -> AsyncIterator[ExecEvent]:
+        machine = self._machine(sandbox_id)
+        if exec_id not in machine.memory.commands:
+            raise ExecNotFound(f"There is no such command: {exec_id}")
+        async for event in self._follow(machine, machine.memory.commands[exec_id], offset):
+            yield event
+
+    async def _follow(self, machine: SimulatedMachine, request: ExecRequest, seen: int) -> AsyncIterator[ExecEvent]:
         try:
             yield ExecStarted(pid=17)
             offset = 0
             word, _, rest = request.command.partition(" ")
             for stream, data in self._output(machine, request, word, rest):
-                self.sent_bytes += len(data)
-                yield ExecOutput(stream, data, offset)
+                unseen = data[max(0, seen - offset) :]
                 offset += len(data)
+                if unseen:
+                    self.sent_bytes += len(unseen)
+                    yield ExecOutput(stream, unseen, offset - len(unseen))
             yield await self._end(machine, request, word, rest)
             self.finished.append(request.exec_id)
         finally:
@@ -151,7 +302,7 @@ class SimulatedNode:
             "echo": lambda: [f"{rest}\n".encode()],
             "err": lambda: [f"{rest}\n".encode()],
             "cat": lambda: [request.stdin or b""],
-            "env": lambda: [{**machine.spec.env, **request.env}.get(rest, "").encode()],
+            "env": lambda: [{**machine.memory.env, **request.env}.get(rest, "").encode()],
             "pwd": lambda: [request.cwd.encode()],
             "bytes": lambda: [b"x" * min(PIECE_BYTES, int(rest) - at) for at in range(0, int(rest), PIECE_BYTES)],
             "pieces": lambda: [bytes.fromhex(piece) for piece in rest.split()],
@@ -168,9 +319,9 @@ class SimulatedNode:
             case "kill":
                 return ExecExited(128 + int(rest), int(rest), timed_out=False, duration_ms=3)
             case "wait":
-                await self._until_gone(machine, self.released[rest])
+                await self._until_cut(machine, self.released[rest])
             case "hang":
-                await self._until_gone(machine, self.released["timeout"])
+                await self._until_cut(machine, self.released["timeout"])
                 return ExecExited(143, 15, timed_out=True, duration_ms=int((request.timeout_s or 0) * 1000))
             case "echo" | "err" | "cat" | "env" | "pwd" | "bytes" | "pieces":
                 pass
@@ -178,20 +329,22 @@ class SimulatedNode:
                 return ExecExited(127, None, timed_out=False, duration_ms=3)
         return ExecExited(0, None, timed_out=False, duration_ms=3)
 
-    async def _until_gone(self, machine: SimulatedMachine, released: asyncio.Event) -> None:
-        waits = [asyncio.create_task(machine.gone.wait()), asyncio.create_task(released.wait())]
+    async def _until_cut(self, machine: SimulatedMachine, released: asyncio.Event) -> None:
+        await self._first(machine.cut, released)
+        if machine.gone.is_set():
+            raise GuestFault("The guest is lost")
+        if machine.cut.is_set():
+            raise StateConflict("It was paused")
+
+    @staticmethod
+    async def _first(*events: asyncio.Event) -> None:
+        """Until one of *events* is set."""
+        waits = [asyncio.create_task(event.wait()) for event in events]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waits:
                 task.cancel()
-        if machine.gone.is_set():
-            raise GuestFault("The guest is lost")
-
-    async def attach(self, sandbox_id: SandboxId, exec_id: ExecId, offset: int) -> AsyncIterator[ExecEvent]:
-        self._machine(sandbox_id)
-        raise ExecNotFound(f"There is no such command: {exec_id}")
-        yield ExecStarted(pid=offset)
 
     async def signal(self, sandbox_id: SandboxId, exec_id: ExecId, signal: int) -> None:
         self._machine(sandbox_id)
@@ -261,7 +414,11 @@ class SimulatedNode:
     def _machine(self, sandbox_id: SandboxId) -> SimulatedMachine:
         if sandbox_id not in self.machines:
             raise StateConflict(f"There is no machine of sandbox {sandbox_id} here")
-        return self.machines[sandbox_id]
+        machine = self.machines[sandbox_id]
+        snapshotting = machine.capturing and not machine.cut.is_set()
+        if machine.phase is MachinePhase.HELD and not snapshotting:
+            raise StateConflict(f"The machine of sandbox {sandbox_id} is held")
+        return machine
 
     @staticmethod
     def _make_parents(machine: SimulatedMachine, path: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.api import POLICY
+from support.api import KEYS, POLICY
 from support.clock import FakeClock
 from support.sandboxes import TENANT
 from support.simulated_node import SimulatedNode
@@ -38,11 +38,11 @@ def node() -> SimulatedNode:
 
 @pytest.fixture
 def services(store: SqliteStore, node: SimulatedNode) -> Services:
-    return Services(store, node, POLICY, FakeClock())
+    return Services(store, node, POLICY, KEYS, FakeClock())
 
 
 async def create(services: Services, idempotency: Idempotency | None = None) -> Sandbox:
-    planned = services.create.plan(TENANT, CreateRequest("python-3.12"))
+    planned = await services.create.plan(TENANT, CreateRequest("python-3.12"))
     return await services.create(planned, idempotency=idempotency)
 
 

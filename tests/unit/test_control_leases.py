@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.api import POLICY
+from support.api import KEYS, POLICY
 from support.clock import FakeClock
 from support.sandboxes import TENANT, make_sandbox
 from support.simulated_node import SimulatedNode
@@ -18,7 +18,7 @@ from terpd.control.create import CreateRequest
 from terpd.control.services import Services
 from terpd.model.errors import GuestFault
 from terpd.model.ids import SandboxId
-from terpd.model.ports import SandboxFilter
+from terpd.model.ports import Change, SandboxFilter
 from terpd.model.sandbox import EndReason, Sandbox, Status
 from terpd.store import SqliteStore, open_sqlite
 
@@ -42,7 +42,7 @@ def node() -> SimulatedNode:
 
 @pytest.fixture
 def services(store: SqliteStore, node: SimulatedNode, clock: FakeClock) -> Services:
-    return Services(store, node, POLICY, clock)
+    return Services(store, node, POLICY, KEYS, clock)
 
 
 @contextlib.asynccontextmanager
@@ -54,7 +54,7 @@ async def reaper(services: Services) -> AsyncIterator[None]:
 
 
 async def create(services: Services, timeout_s: int) -> Sandbox:
-    return await services.create(services.create.plan(TENANT, CreateRequest("python-3.12", timeout_s=timeout_s)))
+    return await services.create(await services.create.plan(TENANT, CreateRequest("python-3.12", timeout_s=timeout_s)))
 
 
 async def test_lease_ends_at_its_deadline(services: Services, node: SimulatedNode, clock: FakeClock) -> None:
@@ -99,7 +99,7 @@ async def test_leases_that_ended_while_the_server_was_down(
     """They are due at once; nothing but the records is needed for it."""
     sandbox = await create(services, 10)
     clock.advance(3600)
-    async with Services(store, node, POLICY, clock).running():
+    async with Services(store, node, POLICY, KEYS, clock).running():
         await until(lambda: sandbox.id not in node.machines)
 
 
@@ -124,7 +124,7 @@ async def test_start_reaps_what_a_crash_left(store: SqliteStore, services: Servi
     for sandbox in (lost, half):
         await store.add_sandbox(sandbox, max_live=None)
     orphan = await create(services, 60)
-    await store.set_status(orphan.id, Status.TERMINATED, at=orphan.created_at, reason=EndReason.USER)
+    await store.set_status(orphan.id, Status.TERMINATED, at=orphan.created_at, change=Change(reason=EndReason.USER))
     await services.reconcile.at_start()
     await services.reconcile.at_start()
     found = {s.id: (s.status, s.end_reason) for s in await store.list_sandboxes(TENANT, SandboxFilter())}

@@ -27,7 +27,7 @@ class Limits:
 
     Attributes:
         live: Sandboxes that count against `max_concurrent`.
-        saved: Sandboxes that count against `max_snapshots`: paused, and being paused or resumed.
+        paused: Sandboxes that count against `max_snapshots`: paused, and being paused or resumed.
         named_snapshots: Those that count against `max_named_snapshots`.
     """
 
@@ -37,10 +37,11 @@ class Limits:
     max_timeout_s: int
     max_running_lifetime_s: int | None
     max_snapshots: int
-    saved: int
+    paused: int
     max_named_snapshots: int
     named_snapshots: int
     max_fork: int
+    max_paused_s: int | None
     region: str
     region_label: str
 
@@ -72,10 +73,11 @@ class Lookup:
             max_timeout_s=policy.max_timeout_s,
             max_running_lifetime_s=policy.max_running_lifetime_s,
             max_snapshots=policy.max_snapshots,
-            saved=await self._store.count_saved(tenant),
+            paused=await self._store.count_saved(tenant),
             max_named_snapshots=policy.max_named_snapshots,
             named_snapshots=await self._store.count_snapshots(tenant),
             max_fork=policy.max_fork,
+            max_paused_s=policy.max_paused_s,
             region=policy.region,
             region_label=policy.region_label,
         )
