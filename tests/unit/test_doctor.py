@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from terpd.daemon import doctor
-from terpd.daemon.doctor import GIB, Check, Level
+from terpd.daemon import doctor, doctor_states
+from terpd.daemon.check import GIB, Check, Level
+from terpd.daemon.config import Config
 from terpd.node.vmm.accel import Acceleration
 
 _ALL = frozenset({"cpu", "memory", "pids"})
@@ -54,6 +55,23 @@ _SYSCALLS = "kill_process kill_thread trap errno user_notif trace log allow"
         (doctor.check_home(Path("/h"), "6.12", ["debian-12"]), Level.OK),
         (doctor.check_home(Path("/h"), None, []), Level.FAIL),
         (doctor.check_network(tun=False, nft=False), Level.OK),
+        (doctor_states.check_vault(None), Level.OK),
+        (doctor_states.check_vault("No such file"), Level.FAIL),
+        (doctor_states.check_tmpfs("tmpfs"), Level.OK),
+        (doctor_states.check_tmpfs("ext4"), Level.WARN),
+        (doctor_states.check_tmpfs(None), Level.FAIL),
+        (doctor_states.check_capture(scans=True, traces=True), Level.OK),
+        (doctor_states.check_capture(scans=False, traces=True), Level.WARN),
+        (doctor_states.check_capture(scans=True, traces=False), Level.WARN),
+        (doctor_states.check_key("/k", 0o600, None), Level.OK),
+        (doctor_states.check_key("/k", 0o640, None), Level.WARN),
+        (doctor_states.check_key("TERP_KEY", None, None), Level.OK),
+        (doctor_states.check_key("TERP_KEY", None, "line 1 is not base64"), Level.FAIL),
+        (doctor_states.check_room(Path("/d"), 50 * GIB, GIB), Level.OK),
+        (doctor_states.check_room(Path("/d"), 2 * GIB, GIB), Level.WARN),
+        (doctor_states.check_room(Path("/d"), GIB, 2 * GIB), Level.WARN),
+        (doctor_states.check_bucket("s3://b/", None), Level.OK),
+        (doctor_states.check_bucket("s3://b/", "EndpointConnectionError"), Level.WARN),
     ],
     ids=lambda value: f"{value.name}: {value.found}" if isinstance(value, Check) else "",
 )
@@ -68,3 +86,36 @@ def test_clash_is_named() -> None:
     check = doctor.check_uids(800_000, 10, [("/etc/subuid: ann", 700_000, 200_000)], root=True)
 
     assert "/etc/subuid: ann" in check.advice
+
+
+def test_room_is_said_in_sandboxes() -> None:
+    """What the reserve takes is not offered."""
+    check = doctor_states.check_room(Path("/d"), 21 * GIB, GIB)
+
+    assert "about 107 paused sandboxes" in check.found
+    assert "about 0 paused" in doctor_states.check_room(Path("/d"), GIB, 2 * GIB).found
+
+
+def test_the_nearest_mount_counts() -> None:
+    """A folder is of the file system of the closest mount above it; the last of two at one place."""
+    mounts = (
+        "/dev/vda / ext4 rw 0 0\nudev /dev devtmpfs rw 0 0\nnone /dev/shm ext4 rw 0 0\ntmpfs /dev/shm tmpfs rw 0 0\n"
+    )
+
+    assert doctor_states._file_system(Path("/dev/shm"), mounts) == "tmpfs"
+    assert doctor_states._file_system(Path("/etc"), mounts) == "ext4"
+    assert doctor_states._file_system(Path("/nowhere"), mounts) is None
+
+
+def test_a_wrong_key_is_found_and_none_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor looks, and changes nothing."""
+    monkeypatch.delenv("TERP_KEY", raising=False)
+    config = Config(data_dir=tmp_path)
+
+    assert doctor_states._examine_key(config).level is Level.OK
+    assert list(tmp_path.iterdir()) == []
+    config.server_key_file.parent.mkdir()
+    config.server_key_file.write_text("c2VjcmV0\n")
+    check = doctor_states._examine_key(config)
+    assert check.level is Level.FAIL
+    assert "c2VjcmV0" not in check.found

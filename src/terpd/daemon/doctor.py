@@ -13,12 +13,12 @@ import re
 import resource
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
+from terpd.daemon.check import GIB, Check, Level
 from terpd.daemon.config import Config
-from terpd.daemon.node import AGENT, LAUNCHER
+from terpd.daemon.doctor_states import examine_states, free_bytes
+from terpd.daemon.node import AGENT, LAUNCHER, VAULT
 from terpd.node.jail.cgroup import CgroupTree
 from terpd.node.jail.launch import ErrorText, JailSpec, LaunchFailed, launch
 from terpd.node.jail.process import Process
@@ -27,29 +27,11 @@ from terpd.node.template.catalog import Catalog
 from terpd.node.template.kernel import find_kernel
 from terpd.node.vmm.accel import Acceleration, Trial, probe
 
-GIB = 1 << 30
-
 _MIN_FREE_DISK = 1 * GIB  # one template image with its snapshot
 _GOOD_FREE_DISK = 10 * GIB  # a handful of templates, and what sandboxes write
 _GOOD_FREE_MEMORY = 2 * GIB
 _FILES_PER_MACHINE = 8  # the daemon's: two sockets, a pidfd, and while it starts their listeners, state and pipes
 _FILES_BESIDES = 512  # database, HTTP clients
-
-
-class Level(StrEnum):
-    OK = "ok"
-    WARN = "warn"  # it works, but less well
-    FAIL = "fail"  # no sandbox can start
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """`found` is what is there; `advice` what to do, empty where nothing is."""
-
-    name: str
-    level: Level
-    found: str
-    advice: str = ""
 
 
 async def examine(config: Config) -> list[Check]:
@@ -69,7 +51,7 @@ async def examine(config: Config) -> list[Check]:
     checks.append(check_cgroups(tree.mode, tree.enforced()))
     tree.discard()
     checks += [
-        check_programs({path.name: path.is_file() for path in (LAUNCHER, AGENT)}),
+        check_programs({path.name: path.is_file() for path in (LAUNCHER, AGENT, VAULT)}),
         check_user_namespaces(
             _sysctl("user/max_user_namespaces"),
             _sysctl("kernel/unprivileged_userns_clone"),
@@ -80,11 +62,11 @@ async def examine(config: Config) -> list[Check]:
         check_uids(config.uid_first, config.uid_count, _taken_ids(), root=os.geteuid() == 0),
         check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0], config.machines_cap),
         check_memory(_available_memory()),
-        check_disk(config.home, shutil.disk_usage(_existing(config.home)).free),
+        check_disk(config.home, free_bytes(config.home)),
         check_home(config.home, *_contents(config.home)),
         check_network(**_network()),
     ]
-    return checks
+    return [*checks, *await examine_states(config)]
 
 
 # ---- verdicts ------------------------------------------------------------------------------------
@@ -294,7 +276,3 @@ def _sysctl(name: str) -> str | None:
 def _available_memory() -> int:
     found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
-
-
-def _existing(path: Path) -> Path:
-    return next(each for each in (path, *path.parents) if each.exists())

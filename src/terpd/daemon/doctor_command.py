@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from terpd.daemon.check import Check, Level
 from terpd.daemon.config import ConfigError, load
-from terpd.daemon.doctor import Check, Level, examine
+from terpd.daemon.doctor import examine
 
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -36,6 +37,9 @@ from terpd.node.template.progress import Progress, Quiet
 from terpd.node.vmm.accel import Acceleration, Trial, probe
 from terpd.node.vmm.qemu import Qemu
 from terpd.node.vmm.tsc import host_khz
+
+if TYPE_CHECKING:
+    from terpd.node.artifacts.bucket import Bucket
 
 log = structlog.get_logger()
 
@@ -112,10 +116,17 @@ def artifact_store(config: Config) -> ArtifactStore:
     files = FilesStore(config.artifacts, reserve_bytes=config.disk_reserve_mib << 20)
     if config.s3_bucket is None:
         return files
-    from terpd.node.artifacts.s3 import Bucket, S3Store  # noqa: PLC0415  boto3 takes a third of a second to import
+    from terpd.node.artifacts.s3 import S3Store  # noqa: PLC0415  see bucket_of
 
-    bucket = Bucket(config.s3_bucket, config.s3_prefix, endpoint=config.s3_endpoint, region=config.s3_region)
-    return S3Store(bucket, files, cache_bytes=config.artifact_cache_mib << 20)
+    return S3Store(bucket_of(config), files, cache_bytes=config.artifact_cache_mib << 20)
+
+
+def bucket_of(config: Config) -> Bucket:
+    """The bucket of the settings, which must name one. Raises Unavailable."""
+    from terpd.node.artifacts.bucket import Bucket  # noqa: PLC0415  boto3 takes a third of a second to import
+
+    assert config.s3_bucket is not None
+    return Bucket(config.s3_bucket, config.s3_prefix, endpoint=config.s3_endpoint, region=config.s3_region)
 
 
 async def open_node(config: Config) -> tuple[Host, Supervisor]:
