@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+
+import pytest
 
 from terpd.node.vmm.base import Hardware
 from terpd.node.vmm.qemu import Boot, command_line
@@ -11,18 +14,52 @@ HARDWARE = Hardware(vcpus=2, memory_mib=4096)
 BOOT = Boot(kernel="/m/kernel", initrd="/m/initrd", cmdline="quiet", console_set=2)
 
 
-def line(boot: Boot | None) -> list[str]:
-    return command_line("terp-x-m_1", HARDWARE, accel="tcg", qmp_fd=5, agent_fd=6, descriptors={1: 7}, boot=boot)
+def line(boot: Boot | None, layers: int = 1) -> list[str]:
+    return command_line(
+        "terp-x-m_1", HARDWARE, accel="tcg", qmp_fd=5, agent_fd=6, descriptors=[(1, 7)], boot=boot, layers=layers
+    )
 
 
 def devices(argv: list[str]) -> list[tuple[str, str]]:
-    pairs = list(itertools.pairwise(argv))
-    return [pair for pair in pairs if pair[0] in {"-device", "-M", "-cpu", "-smp", "-m", "-bios", "-global"}]
+    named = ((option, value.replace(f"drive={_top(argv)}", "drive=top")) for option, value in itertools.pairwise(argv))
+    return [pair for pair in named if pair[0] in {"-device", "-M", "-cpu", "-smp", "-m", "-bios", "-global"}]
 
 
-def test_template_and_clone_have_the_same_devices() -> None:
+def _top(argv: list[str]) -> str:
+    (disk,) = [argument for argument in argv if argument.startswith("virtio-blk-device")]
+    return disk.removeprefix("virtio-blk-device,drive=").split(",")[0]
+
+
+@pytest.mark.parametrize("layers", [1, 16])
+def test_template_and_clone_have_the_same_devices(layers: int) -> None:
     """One device more or less and the state loads into a dead guest."""
-    assert devices(line(BOOT)) == devices(line(None))
+    assert devices(line(BOOT)) == devices(line(None, layers))
+
+
+def test_only_the_top_layer_is_written_to_and_each_has_its_own_secret() -> None:
+    """Frozen layers are shared with others; every one lies on the one below, the lowest on the template's disk."""
+    argv = line(None, layers=3)
+
+    nodes = [json.loads(value) for option, value in itertools.pairwise(argv) if value.startswith("{")]
+    formats = [node for node in nodes if node["driver"] == "qcow2"]
+    assert [(node["node-name"], node["backing"], node["read-only"]) for node in formats] == [
+        ("l0", "t", True),
+        ("l1", "l0", True),
+        ("l2", "l1", False),
+    ]
+    assert [node["encrypt"] for node in formats] == [{"format": "luks", "key-secret": f"k{n}"} for n in range(3)]
+    assert [node["read-only"] for node in nodes if node["driver"] == "file"] == [True, True, False]
+    assert _top(argv) == "l2"
+
+
+def test_no_secret_is_on_the_command_line() -> None:
+    """Every user of the host can read it: it names the files that secrets are read from."""
+    argv = line(None, layers=2)
+
+    assert [value for option, value in itertools.pairwise(argv) if value.startswith("secret,")] == [
+        "secret,id=k0,file=/m/k0",
+        "secret,id=k1,file=/m/k1",
+    ]
 
 
 def test_only_a_template_may_write_its_memory_file() -> None:
@@ -47,7 +84,7 @@ def test_a_clone_has_no_network_no_balloon_and_a_full_sandbox() -> None:
 
 def test_a_full_host_disk_is_the_guests_error() -> None:
     """QEMU's default stops the guest when the host has no space left, and nothing would let it go on."""
-    assert "virtio-blk-device,drive=d0,werror=report,rerror=report" in line(None)
+    assert "virtio-blk-device,drive=l0,werror=report,rerror=report" in line(None)
 
 
 def test_the_console_of_a_clone_is_bounded() -> None:

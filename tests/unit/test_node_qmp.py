@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 
@@ -110,3 +111,80 @@ async def test_a_connection_that_failed_can_be_closed(monitor: tuple) -> None:
 
     await qmp.close()
     await qmp.close()
+
+
+async def test_an_event_that_was_forgotten_is_waited_for_again(monitor: tuple) -> None:
+    """Of events that repeat, the next one is meant."""
+    qmp, _, writer = monitor
+    send(writer, {"event": "JOB_STATUS_CHANGE"})
+    await qmp.event("JOB_STATUS_CHANGE", timeout_s=5)
+
+    qmp.forget("JOB_STATUS_CHANGE")
+    with pytest.raises(VmmFailed, match="did not report"):
+        await qmp.event("JOB_STATUS_CHANGE", timeout_s=0.01)
+    send(writer, {"event": "JOB_STATUS_CHANGE"})
+    await qmp.event("JOB_STATUS_CHANGE", timeout_s=5)
+
+
+async def test_a_descriptor_arrives_with_its_own_command() -> None:
+    """QEMU takes it from the bytes it came with, so it must not overtake, or be overtaken by, other commands."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    qmp = await Qmp.connect(ours)
+    readable, writable = os.pipe()
+    before = [qmp.execute_later("object-add", {"data": "x" * 30_000}) for _ in range(20)]  # more than a buffer takes
+
+    def take() -> tuple[str, list[int]]:
+        """All that came until a descriptor did, which ends a read."""
+        seen = b""
+        while True:
+            data, fds, _, _ = socket.recv_fds(theirs, 1000, 1)
+            seen += data
+            if fds:
+                return seen.decode(), fds
+
+    adding = asyncio.create_task(qmp.add_fd(writable, 7))
+    seen, (fd,) = await asyncio.to_thread(take)
+    theirs.sendall(b'{"return": {}}\n' * (1 + len(before) + 1))
+    await adding
+
+    assert seen.count("object-add") == len(before)
+    assert seen.endswith('}{"execute":"add-fd","arguments":{"fdset-id":7}}')
+    assert all([await each == {} for each in before])
+    os.write(fd, b"hello")
+    assert os.read(readable, 5) == b"hello"
+    for each in (fd, readable, writable):
+        os.close(each)
+    await qmp.close()
+    theirs.close()
+
+
+async def test_no_descriptor_is_given_to_a_monitor_that_is_gone(monitor: tuple) -> None:
+    """Its machine is as good as dead, and who wanted to save it is told."""
+    qmp, _, writer = monitor
+    writer.close()
+    with pytest.raises(VmmFailed):
+        await qmp.execute("stop")
+
+    with pytest.raises(VmmFailed):
+        await qmp.add_fd(0, 1)
+
+
+async def test_ready_is_when_it_takes_commands(monitor: tuple) -> None:
+    """Its memory is mapped then; the greeting alone is not yet it."""
+    qmp, _, writer = monitor
+    send(writer, {"QMP": {}})
+    waiting = asyncio.create_task(qmp.ready(timeout_s=10))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    send(writer, {"return": {}})
+    await waiting
+
+
+async def test_a_monitor_that_says_nothing_is_not_ready(monitor: tuple) -> None:
+    """A start ends at its deadline."""
+    qmp, _, _ = monitor
+
+    with pytest.raises(VmmFailed, match="did not answer"):
+        await qmp.ready(timeout_s=0.01)
