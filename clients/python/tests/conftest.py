@@ -28,16 +28,38 @@ SANDBOX = {
     "metadata": {"user": "42"},
 }
 
+SNAPSHOT = {
+    "id": "snap_01JG0000000000000000000000",
+    "status": "ready",
+    "name": "after setup",
+    "source_sandbox_id": SANDBOX["id"],
+    "template": "python-3.12",
+    "cpu": 1,
+    "memory_mb": 1024,
+    "network": "off",
+    "size_mb": 5,
+    "stored_bytes": 5000000,
+    "stopped_ms": 12.5,
+    "node_id": "node-1",
+    "region": "local",
+    "error_message": None,
+    "created_at": "2026-01-01T00:00:00Z",
+    "ready_at": "2026-01-01T00:00:01Z",
+}
+COMMAND_ID = "cmd_01JG0000000000000000000000"
+
 
 class Frames:
     """What an exec's event stream is made of. Tests reach it through the servers, a conftest cannot be imported."""
 
     sandbox = SANDBOX
-    started: Mapping[str, object] = {"kind": "exec_started", "pid": 17}
+    snapshot = SNAPSHOT
+    started: Mapping[str, object] = {"kind": "exec_started", "pid": 17, "command_id": COMMAND_ID}
 
     @staticmethod
-    def chunk(data: bytes, stream: str = "stdout") -> Mapping[str, object]:
-        return {"kind": "exec_chunk", "stream": stream, "data": base64.b64encode(data).decode()}
+    def chunk(data: bytes, stream: str = "stdout", offset: int | None = None) -> Mapping[str, object]:
+        frame = {"kind": "exec_chunk", "stream": stream, "data": base64.b64encode(data).decode()}
+        return frame if offset is None else {**frame, "offset": offset}
 
     @staticmethod
     def exited(code: int = 0) -> Mapping[str, object]:

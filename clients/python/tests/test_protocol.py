@@ -42,16 +42,17 @@ AWAY = Unavailable("away", retry_after=2)
 @pytest.mark.parametrize(
     ("repeat", "error", "failures", "waited_s", "delay"),
     [
-        (Repeat.IF_FULL_OR_LOST, FULL, 1, 0, 2),
-        (Repeat.IF_FULL_OR_LOST, FULL, 3, 6, 8),
-        (Repeat.IF_FULL_OR_LOST, FULL, 9, 0, 30),
-        (Repeat.IF_FULL_OR_LOST, FULL_FOR_5_S, 7, 0, 5),
-        (Repeat.IF_FULL_OR_LOST, FULL_FOR_5_S, 1, 55, 5),
-        (Repeat.IF_FULL_OR_LOST, FULL_FOR_5_S, 1, 56, None),
-        (Repeat.IF_FULL_OR_LOST, FULL_FOR_LONG, 1, 0, 30),
-        (Repeat.IF_FULL_OR_LOST, FULL_FOR_5_S, 31, 0, None),
-        (Repeat.IF_LOST, FULL, 1, 0, None),
-        (Repeat.IF_FULL_OR_LOST, SILENT, 1, 0, 0.1),
+        (Repeat.IF_LOST_OR_SILENT, FULL, 1, 0, 2),
+        (Repeat.IF_LOST_OR_SILENT, FULL, 3, 6, 8),
+        (Repeat.IF_LOST_OR_SILENT, FULL, 9, 0, 30),
+        (Repeat.IF_LOST_OR_SILENT, FULL_FOR_5_S, 7, 0, 5),
+        (Repeat.IF_LOST_OR_SILENT, FULL_FOR_5_S, 1, 55, 5),
+        (Repeat.IF_LOST_OR_SILENT, FULL_FOR_5_S, 1, 56, None),
+        (Repeat.IF_LOST_OR_SILENT, FULL_FOR_LONG, 1, 0, 30),
+        (Repeat.IF_LOST_OR_SILENT, FULL_FOR_5_S, 31, 0, None),
+        (Repeat.IF_LOST, FULL, 1, 0, 2),
+        (Repeat.IF_UNSENT, FULL, 1, 0, 2),
+        (Repeat.IF_LOST_OR_SILENT, SILENT, 1, 0, 0.1),
         (Repeat.IF_LOST, SILENT, 1, 0, None),
         (Repeat.IF_LOST, LOST, 1, 0, 0.1),
         (Repeat.IF_LOST, LOST, 3, 0, 0.4),
@@ -61,7 +62,7 @@ AWAY = Unavailable("away", retry_after=2)
         (Repeat.IF_UNSENT, LOST, 1, 0, None),
         (Repeat.IF_UNSENT, UNSENT, 1, 0, 0.1),
         (Repeat.IF_UNSENT, UNSENT, 4, 0, None),
-        (Repeat.IF_FULL_OR_LOST, LimitExceeded("much", retry_after=1), 1, 0, None),
+        (Repeat.IF_LOST_OR_SILENT, LimitExceeded("much", retry_after=1), 1, 0, None),
     ],
 )
 def test_when_to_send_again(
@@ -158,9 +159,8 @@ def test_no_key() -> None:
 
 def test_secrets_stay_out_of_representations() -> None:
     """A traceback with local variables shows neither key nor env."""
-    request = terp.protocol.requests.create(
-        template="t", size="s", network="off", timeout=1, on_timeout="kill", env={"A": "s3cret"}, metadata={}
-    )
+    life = terp.protocol.requests.Life(1, "kill", auto_resume=False, env={"A": "s3cret"}, metadata={})
+    request = terp.protocol.requests.create(template="t", snapshot=None, size="s", network="off", life=life)
 
     assert "s3cret" not in repr(request)
     assert "s3cret" not in repr(resolve_settings("s3cret", None, {}))

@@ -17,7 +17,7 @@ CLIENT = Path(terp.__file__).parent
 README = CLIENT.parent.parent / "README.md"
 SERVER_ERRORS = CLIENT.parents[3] / "src/terpd/model/errors.py"
 
-TWINS = [("AsyncTerp", "Terp"), ("AsyncSandbox", "Sandbox"), ("AsyncFiles", "Files")]
+TWINS = [("AsyncTerp", "Terp"), ("AsyncSandbox", "Sandbox"), ("AsyncFiles", "Files"), ("AsyncSnapshot", "Snapshot")]
 RENAMED = {"aclose": "close", "__aenter__": "__enter__", "__aexit__": "__exit__"}
 
 
@@ -95,7 +95,9 @@ def test_readme_s_examples_use_what_is_there(code: str) -> None:
     """They compile, import public names only, and call methods that exist."""
     tree = compile(code, "README.md", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     known = {
-        name for kind in ("Sandbox", "AsyncSandbox", "Terp", "Files", "ExecResult") for name in dir(getattr(terp, kind))
+        name
+        for kind in ("Sandbox", "AsyncSandbox", "Snapshot", "Terp", "Files", "ExecResult")
+        for name in dir(getattr(terp, kind))
     }
 
     for node in ast.walk(tree):

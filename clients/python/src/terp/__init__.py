@@ -12,9 +12,11 @@ Sandboxes for AI agents: the client of a Terp server.
 from terp._async.client import AsyncTerp
 from terp._async.files import AsyncFiles
 from terp._async.sandbox import AsyncSandbox
+from terp._async.snapshot import AsyncSnapshot
 from terp._sync.client import Terp
 from terp._sync.files import Files
 from terp._sync.sandbox import Sandbox
+from terp._sync.snapshot import Snapshot
 from terp.errors import (
     AlreadyExists,
     BadReply,
@@ -40,7 +42,13 @@ from terp.errors import (
     PlanLimit,
     RequestTimeout,
     SandboxNotFound,
+    SavedStateFault,
+    SnapshotCap,
+    SnapshotNotFound,
     StateConflict,
+    StateDamaged,
+    StateMismatch,
+    StorageFull,
     TemplateNotFound,
     TerpError,
     TooLarge,
@@ -48,13 +56,16 @@ from terp.errors import (
     Unavailable,
 )
 from terp.models import (
+    DeletionReceipt,
     ExecEvent,
     ExecResult,
     Exited,
     FileInfo,
     Limits,
+    Paused,
     SandboxInfo,
     SizeInfo,
+    SnapshotInfo,
     Started,
     Stderr,
     Stdout,
@@ -64,6 +75,7 @@ __all__ = [
     "AlreadyExists",
     "AsyncFiles",
     "AsyncSandbox",
+    "AsyncSnapshot",
     "AsyncTerp",
     "BadReply",
     "CapacityUnavailable",
@@ -71,6 +83,7 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "DeadlineExceeded",
+    "DeletionReceipt",
     "ExecEvent",
     "ExecKilled",
     "ExecNotFound",
@@ -91,16 +104,25 @@ __all__ = [
     "NotOffered",
     "NotPermitted",
     "PartialWrite",
+    "Paused",
     "PlanLimit",
     "RequestTimeout",
     "Sandbox",
     "SandboxInfo",
     "SandboxNotFound",
+    "SavedStateFault",
     "SizeInfo",
+    "Snapshot",
+    "SnapshotCap",
+    "SnapshotInfo",
+    "SnapshotNotFound",
     "Started",
     "StateConflict",
+    "StateDamaged",
+    "StateMismatch",
     "Stderr",
     "Stdout",
+    "StorageFull",
     "TemplateNotFound",
     "Terp",
     "TerpError",

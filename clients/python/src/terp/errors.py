@@ -8,16 +8,21 @@ Everything that can go wrong, under one root.
     ├── Unauthenticated           no key, or one the server does not know
     ├── Forbidden                 the key lacks a scope
     ├── NotFound                  never existed, or another tenant's
-    │   └── SandboxNotFound  TemplateNotFound  FileNotFound  ExecNotFound
+    │   └── SandboxNotFound  TemplateNotFound  FileNotFound  ExecNotFound  SnapshotNotFound
     ├── Conflict
     │   ├── StateConflict         says the current state and what would do
     │   ├── AlreadyExists
     │   └── IdempotencyMismatch
     ├── LimitExceeded             says limit and use
     │   ├── PlanLimit             the tenant's quota
+    │   │   └── SnapshotCap       of paused sandboxes or of named snapshots
     │   └── TooLarge
     ├── CapacityUnavailable       nothing was created or changed; try again
     ├── Unavailable               a part of the service is away; try again
+    ├── StorageFull               the server's disk has no room for it; nothing was changed
+    ├── SavedStateFault           a saved machine cannot be used; nothing was changed
+    │   ├── StateMismatch         it was made with another processor, monitor, kernel or template; says which
+    │   └── StateDamaged          a part of it is missing or is not what was saved; says which
     ├── DeadlineExceeded          says which step, waited how long
     │   └── ExecTimeout           the command ran into its timeout; holds its output so far
     ├── ExecKilled                the command died by a signal; holds its output so far
@@ -139,6 +144,12 @@ class ExecNotFound(NotFound):
     code = "command_not_found"
 
 
+class SnapshotNotFound(NotFound):
+    """No such snapshot, or it was deleted."""
+
+    code = "snapshot_not_found"
+
+
 class Conflict(TerpError):
     """Not possible in the present state."""
 
@@ -175,6 +186,12 @@ class PlanLimit(LimitExceeded):
     code = "plan_limit"
 
 
+class SnapshotCap(PlanLimit):
+    """The tenant keeps as many paused sandboxes, or named snapshots, as it may; `detail` says which."""
+
+    code = "snapshot_cap_reached"
+
+
 class TooLarge(LimitExceeded):
     """More bytes than may be moved in one piece."""
 
@@ -193,6 +210,31 @@ class Unavailable(TerpError):
 
     code = "unavailable"
     retryable = True
+
+
+class StorageFull(TerpError):
+    """The server's disk has no room for it. Nothing was changed: what was to be saved runs on."""
+
+    code = "storage_full"
+    retryable = True
+
+
+class SavedStateFault(TerpError):
+    """A paused sandbox or a snapshot cannot be used. It stays as it is."""
+
+    code = "saved_state_fault"
+
+
+class StateMismatch(SavedStateFault):
+    """It was saved with another processor, machine monitor, kernel, template or server key; `detail` says which."""
+
+    code = "state_mismatch"
+
+
+class StateDamaged(SavedStateFault):
+    """A part of what was saved is missing or was changed; `detail` says which."""
+
+    code = "state_damaged"
 
 
 class DeadlineExceeded(TerpError):

@@ -16,15 +16,21 @@ class SandboxInfo:
 
     Attributes:
         id: `sbx_` and 26 characters.
-        status: `starting`, `running`, `terminated` or `failed`; a newer server may know more.
+        status: `starting`, `running`, `pausing`, `paused`, `resuming`, `terminated` or `failed`; a newer server may
+            know more.
         size: The size asked for; None when the server does not say.
         cpu: Virtual processors.
         memory_mb: Guest memory in MiB.
         network: `off`, `restricted` or `open`.
         on_timeout: What happens at `expires_at`: `kill` or `pause`.
         expires_at: End of the lease; stays readable when the sandbox is no more.
-        end_reason: Why it is no more: `user`, `lease`, `start_failed`, `machine_lost`, `shutdown`; None while it is.
+        end_reason: Why it is no more: `user`, `lease`, `paused_too_long`, `start_failed`, `machine_lost`, `shutdown`;
+            None while it is.
         metadata: The caller's own labels.
+        auto_resume: Whether a command or a file call wakes it while it is paused.
+        snapshot: What it was created from, instead of a template's own start.
+        paused_expires_at: When it is terminated if it stays paused; None for never, and unless it is paused.
+        stored_bytes: What it takes of the server's disk while it is paused.
     """
 
     id: str
@@ -40,6 +46,76 @@ class SandboxInfo:
     on_timeout: str
     end_reason: str | None
     metadata: Mapping[str, str]
+    auto_resume: bool = False
+    snapshot: str | None = None
+    paused_expires_at: dt.datetime | None = None
+    stored_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Paused:
+    """
+    What a pause came to.
+
+    Attributes:
+        stored_bytes: What it takes of the server's disk, encrypted.
+        dirty_bytes: Memory that differs from the template's.
+        stopped_ms: From the stop of the sandbox's processors until all was read.
+    """
+
+    stored_bytes: int
+    dirty_bytes: int
+    stopped_ms: float
+
+
+@dataclass(frozen=True)
+class SnapshotInfo:
+    """
+    A named snapshot as the server last described it.
+
+    Attributes:
+        id: `snap_` and 26 characters.
+        status: `capturing`, `ready` or `failed`.
+        name: The caller's own; None without one. Several may have the same.
+        source_sandbox_id: What it was taken of; that may be terminated.
+        cpu, memory_mb, network: Of every sandbox that is created from it.
+        stored_bytes: What it takes of the server's disk, with what it shares with others; None until it is ready.
+        stopped_ms: How long the source stood still for it; None until it is ready.
+        error: Why it failed.
+    """
+
+    id: str
+    status: str
+    name: str | None
+    source_sandbox_id: str | None
+    template: str
+    cpu: float
+    memory_mb: int
+    network: str
+    created_at: dt.datetime
+    ready_at: dt.datetime | None
+    stored_bytes: int | None
+    stopped_ms: float | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class DeletionReceipt:
+    """
+    That a key was destroyed, and with it everything that it had encrypted, wherever copies of that may lie.
+
+    Attributes:
+        subject: Id of the sandbox or snapshot that the key belonged to.
+        what: What could be read with the key only, in words.
+        key_id: Of the destroyed key.
+        server_key_id: Of the server's own key, which the destroyed one was wrapped with.
+    """
+
+    subject: str
+    what: str
+    at: dt.datetime
+    key_id: str
+    server_key_id: str
 
 
 @dataclass(frozen=True)
@@ -74,9 +150,16 @@ class ExecResult:
 
 @dataclass(frozen=True)
 class Started:
-    """The command runs. First event of every stream."""
+    """
+    The command runs. First event of every command's stream.
+
+    Attributes:
+        pid: In the guest.
+        command_id: What `attach` follows the command by.
+    """
 
     pid: int
+    command_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,10 +170,13 @@ class Stdout:
     Attributes:
         data: The bytes as written.
         text: The same decoded as UTF-8; a character cut by the end of `data` comes with the next event.
+        offset: Where `data` begins in the command's output, in bytes of both streams together: `attach` goes on
+            behind it from `offset + len(data)`.
     """
 
     data: bytes = field(repr=False)
     text: str
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +185,7 @@ class Stderr:
 
     data: bytes = field(repr=False)
     text: str
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,11 +235,17 @@ class Limits:
     What this API key may have.
 
     Attributes:
-        max_concurrent: Sandboxes alive at once.
+        max_concurrent: Sandboxes that hold a machine at once; paused ones do not.
         max_timeout_seconds: Longest lease; None when the server did not say.
+        max_snapshots: Paused sandboxes; None when the server did not say.
+        max_named_snapshots: Named snapshots; None when the server did not say.
+        max_fork: Children of one fork; None when the server did not say.
     """
 
     plan: str
     max_concurrent: int
     sizes: tuple[SizeInfo, ...]
     max_timeout_seconds: int | None
+    max_snapshots: int | None = None
+    max_named_snapshots: int | None = None
+    max_fork: int | None = None

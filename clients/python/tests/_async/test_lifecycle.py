@@ -51,6 +51,7 @@ async def test_create_sends_all_that_was_asked_for(server, client):
         "network": "off",
         "timeout_seconds": 60,
         "on_timeout": "kill",
+        "auto_resume": False,
         "env": {"A": "ä"},
         "metadata": {"user": "42"},
     }

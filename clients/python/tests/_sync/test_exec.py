@@ -13,6 +13,7 @@ from terp import (
     CommandFailed,
     ConnectionFailed,
     ExecKilled,
+    ExecNotFound,
     ExecTimeout,
     Exited,
     InvalidRequest,
@@ -66,10 +67,10 @@ def test_stream_gives_typed_events(server, sandbox):
     euro = "€".encode()
     server.exec(
         server.started,
-        server.chunk(euro[:1]),
+        server.chunk(euro[:1], offset=0),
         {"kind": "from_the_future"},
-        server.chunk(b"x", "stderr"),
-        server.chunk(euro[1:]),
+        server.chunk(b"x", "stderr", offset=1),
+        server.chunk(euro[1:], offset=2),
         server.chunk(b"\xff\xe2"),
         server.exited(),
     )
@@ -77,14 +78,46 @@ def test_stream_gives_typed_events(server, sandbox):
     events = [event for event in sandbox.exec_stream("true")]
 
     assert events == [
-        Started(pid=17),
-        Stdout(b"\xe2", ""),
-        Stderr(b"x", "x"),
-        Stdout(euro[1:], "€"),
-        Stdout(b"\xff\xe2", "\N{REPLACEMENT CHARACTER}"),
-        Stdout(b"", "\N{REPLACEMENT CHARACTER}"),
+        Started(pid=17, command_id="cmd_01JG0000000000000000000000"),
+        Stdout(b"\xe2", "", 0),
+        Stderr(b"x", "x", 1),
+        Stdout(euro[1:], "€", 2),
+        Stdout(b"\xff\xe2", "\N{REPLACEMENT CHARACTER}", 4),
+        Stdout(b"", "\N{REPLACEMENT CHARACTER}", 6),
         Exited(0, 18),
     ]
+
+
+def test_attach_goes_on_where_the_stream_broke(server, sandbox):
+    """The offset and length of the last piece say what was seen already."""
+    server.exec(server.started, server.chunk(b"one", offset=0), server.chunk(b"two", "stderr", offset=3))
+    stream = sandbox.exec_stream("make")
+    started, _, last = [next(stream) for _ in range(3)]
+    with pytest.raises(ConnectionFailed, match="attach"):
+        next(stream)
+    server.exec(server.chunk(b"three", offset=6), server.exited(2))
+
+    rest = sandbox.attach(started.command_id, offset=last.offset + len(last.data))
+
+    assert [event for event in rest] == [Stdout(b"three", "three", 6), Exited(2, 18)]
+    assert server.calls[-1] == f"GET /v1/sandboxes/{sandbox.id}/exec/cmd_01JG0000000000000000000000?offset=6"
+
+
+def test_attach_to_what_is_not_there(server, sandbox):
+    """The guest forgets commands that ended long ago."""
+    server.reply(404, {"detail": "no such", "code": "command_not_found"})
+
+    with pytest.raises(ExecNotFound):
+        for _ in sandbox.attach("cmd_1"):
+            pass
+
+
+def test_attach_asks_again_when_the_connection_was_lost(server, sandbox):
+    """Looking on changes nothing, a command is only ever started once."""
+    server.fail(httpx.ReadError("reset"))
+    server.exec(server.exited())
+
+    assert [event for event in sandbox.attach("cmd_1")] == [Exited(0, 18)]
 
 
 def test_callbacks_get_the_text_as_it_comes(server, sandbox):

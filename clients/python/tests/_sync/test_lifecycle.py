@@ -52,6 +52,7 @@ def test_create_sends_all_that_was_asked_for(server, client):
         "network": "off",
         "timeout_seconds": 60,
         "on_timeout": "kill",
+        "auto_resume": False,
         "env": {"A": "ä"},
         "metadata": {"user": "42"},
     }

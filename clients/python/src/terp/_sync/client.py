@@ -13,7 +13,9 @@ import httpx
 
 from terp import pairs, seam
 from terp.errors import BadReply, InvalidRequest, TerpError
-from terp.protocol.replies import Json, read_error, read_json
+from terp.models import DeletionReceipt
+from terp.protocol import requests
+from terp.protocol.replies import Json, read_error, read_json, read_receipts
 from terp.protocol.requests import Request
 from terp.protocol.retry import plan_retry
 from terp.protocol.settings import Settings, resolve_settings
@@ -31,7 +33,8 @@ class Terp:
         api_key: Else the environment's TERP_API_KEY.
         base_url: Else the environment's TERP_BASE_URL, else http://127.0.0.1:7070.
         timeout: Seconds that the server may be silent. Long commands are no silence: it sends signs of life.
-        wait_for_capacity: Seconds that creating a sandbox may wait for a full server. 0: fail at once.
+        wait_for_capacity: Seconds that a call which needs room may wait for a full server: a create, a resume, a fork,
+            or what wakes a paused sandbox. 0: fail at once.
         transport: An httpx transport, for own TLS set-ups and for tests.
 
     Raises:
@@ -76,6 +79,17 @@ class Terp:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def deletion_receipts(self, *, subject: str | None = None, limit: int = 50) -> tuple[DeletionReceipt, ...]:
+        """
+        Return the proofs that keys of this key's tenant were destroyed, newest first.
+
+        Args:
+            subject: Id of a sandbox or snapshot: only its own.
+            limit: 1 to 200.
+        """
+        request = requests.deletion_receipts(subject=subject, limit=limit)
+        return tuple(read_receipts(self.call(request)))
 
     def call(self, request: Request, content: bytes | None = None) -> Json:
         """

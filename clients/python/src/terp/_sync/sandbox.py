@@ -1,5 +1,5 @@
 # Generated from src/terp/_async/sandbox.py by tools/sync.py: change that one.
-"""The sandbox: create, run commands, terminate."""
+"""The sandbox: create, run commands, pause, fork, terminate."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from terp import pairs
 from terp._sync.client import Terp
 from terp._sync.default import default_client
 from terp._sync.files import Files
+from terp._sync.snapshot import Snapshot
 from terp.errors import ConnectionFailed, RequestTimeout, StateConflict, TerpError
-from terp.models import ExecEvent, ExecResult, Limits, SandboxInfo, Stderr, Stdout
+from terp.models import DeletionReceipt, ExecEvent, ExecResult, Limits, Paused, SandboxInfo, Stderr, Stdout
 from terp.protocol import replies, requests
 from terp.protocol.events import EventParser, ExecReader
 from terp.protocol.output import Output
+from terp.protocol.requests import Life, Request
 
 ENDED = ("terminated", "failed")
 
@@ -31,8 +33,9 @@ class Sandbox:
             result = sbx.exec("python /workspace/main.py")
             print(result.stdout)
 
-    Leaving the `with` block terminates it. Objects come from `create`, `get` and `list`; what they say of the sandbox
-    is what the server said last, `refresh` asks again. Several tasks or threads may use one object.
+    Leaving the `with` block terminates it, also when it is paused. Objects come from `create`, `fork`, `get` and
+    `list`; what they say of the sandbox is what the server said last, `refresh` asks again. Several tasks or threads
+    may use one object.
 
     Every method may raise what any request may: ConnectionFailed, RequestTimeout, Unauthenticated, Unavailable.
     """
@@ -47,28 +50,37 @@ class Sandbox:
     @classmethod
     def create(
         cls,
-        template: str = "python-3.12",
+        template: str | None = None,
         *,
-        size: str = "small",
-        network: str = "off",
+        snapshot: Snapshot | str | None = None,
+        size: str | None = None,
+        network: str | None = None,
         timeout: int = 600,
         env: Mapping[str, str] | None = None,
         metadata: Mapping[str, str] | None = None,
         on_timeout: str = "kill",
+        auto_resume: bool = False,
         client: Terp | None = None,
     ) -> Sandbox:
         """
         Start a sandbox and return it running.
 
         Args:
-            network: `off`, `restricted` or `open`, as far as the server offers it.
+            template: What it starts from; `python-3.12` unless a snapshot is given.
+            snapshot: Start from it, or from the one of that id, instead. The new sandbox has its memory, processes and
+                files, and names and random numbers of its own.
+            size: `small` if not given. With a snapshot it is the snapshot's, and so is the network.
+            network: `off`, `restricted` or `open`, as far as the server offers it; `off` if not given.
             timeout: Seconds from now until it ends by itself; `set_timeout` gives it more.
-            env: Environment of every command. It stays in the guest's memory and is recorded nowhere.
+            env: Environment of every command. It stays in the guest's memory and is recorded nowhere. With a snapshot
+                it is set over what that has.
             metadata: Labels of yours, to find it again with `list`.
-            on_timeout: `kill` or `pause`, as far as the server offers it.
+            on_timeout: What happens when the time is over: `kill` or `pause`.
+            auto_resume: While it is paused, a command or a file call resumes it.
 
         Raises:
-            TemplateNotFound, InvalidRequest, NotOffered, PlanLimit: Nothing was started.
+            TemplateNotFound, SnapshotNotFound, InvalidRequest, NotOffered, PlanLimit: Nothing was started.
+            StateMismatch, StateDamaged: The snapshot cannot be used here. Nothing was started.
             CapacityUnavailable: The server stayed full for the client's `wait_for_capacity`. Nothing was started.
             GuestFault, DeadlineExceeded: The machine did not come up.
 
@@ -77,12 +89,10 @@ class Sandbox:
         client = client or default_client()
         request = requests.create(
             template=template,
+            snapshot=snapshot.id if isinstance(snapshot, Snapshot) else snapshot,
             size=size,
             network=network,
-            timeout=timeout,
-            on_timeout=on_timeout,
-            env=env or {},
-            metadata=metadata or {},
+            life=Life(timeout, on_timeout, auto_resume, env or {}, metadata or {}),
         )
         info = replies.read_sandbox(client.call(request))
         if info.status in ENDED:
@@ -112,7 +122,7 @@ class Sandbox:
         Yield the sandboxes of this key's tenant, newest first, asking for further pages as needed.
 
         Args:
-            status: Only those: `starting`, `running`, `terminated` or `failed`.
+            status: Only those: `starting`, `running`, `pausing`, `paused`, `resuming`, `terminated` or `failed`.
             metadata: Only those with all of these labels.
         """
         client = client or default_client()
@@ -160,10 +170,11 @@ class Sandbox:
         Raises:
             ExecTimeout, ExecKilled: It did not end by itself; the error holds its output so far.
             InvalidRequest: The directory does not exist, or a value is out of bounds.
-            StateConflict: The sandbox does not run.
+            StateConflict: The sandbox does not run, or was paused meanwhile: the command then goes on with it.
             GuestFault: The guest is lost.
 
-        Cancelled or disconnected, the command runs on until its timeout.
+        Cancelled or disconnected, the command runs on until its timeout. To follow it then use `exec_stream`, which
+        says by which id `attach` finds it.
         """
         output = Output()
         try:
@@ -196,6 +207,31 @@ class Sandbox:
         its timeout.
         """
         request = requests.exec_stream(self.id, command, cwd=cwd, env=env or {}, timeout=timeout, stdin=stdin)
+        with contextlib.closing(self._events(request)) as events:
+            for event in events:
+                yield event
+
+    def attach(self, command_id: str, *, offset: int = 0) -> pairs.Stream[ExecEvent]:
+        """
+        Follow a command that was started before, and yield what happens as `exec_stream` does.
+
+            for event in sbx.attach(started.command_id, offset=last.offset + len(last.data)):
+                ...
+
+        Args:
+            command_id: `Started.command_id` of its first stream.
+            offset: Bytes of output to leave out, of both streams together. The guest keeps a bounded part of a
+                command's output: where older output is gone, the first event has a later offset.
+
+        Raises:
+            ExecNotFound: No such command in this sandbox, or it ended long ago.
+        """
+        request = requests.attach(self.id, command_id, offset=offset)
+        with contextlib.closing(self._events(request)) as events:
+            for event in events:
+                yield event
+
+    def _events(self, request: Request) -> pairs.Stream[ExecEvent]:
         parser, reader = EventParser(), ExecReader()
         with self._client.stream(request) as chunks:
             try:
@@ -211,7 +247,7 @@ class Sandbox:
                 if not reader.finished:
                     raise
         if not reader.finished:
-            raise ConnectionFailed("The stream ended before the command did; it runs on until its timeout")
+            raise ConnectionFailed("The stream ended before the command did; it runs on, `attach` follows it")
 
     # ---- its life ----
 
@@ -225,12 +261,92 @@ class Sandbox:
         expires_at = replies.read_expiry(self._client.call(requests.set_timeout(self.id, seconds)))
         self._info = dataclasses.replace(self._info, expires_at=expires_at)
 
+    def pause(self) -> Paused:
+        """
+        Save memory, processes and files, encrypted, and free the machine. `resume` lets it go on.
+
+        It takes time in proportion to what the sandbox has changed. Commands under way stop where they are and go on
+        after the resume; their calls end with StateConflict, and `attach` follows them then.
+
+        Raises:
+            StateConflict: It does not run.
+            SnapshotCap, StorageFull: It was not paused and runs on.
+        """
+        paused = replies.read_paused(self._client.call(requests.pause(self.id)))
+        self._info = dataclasses.replace(self._info, status="paused", stored_bytes=paused.stored_bytes)
+        return paused
+
+    def resume(self) -> None:
+        """
+        Let a paused sandbox go on, under the same id. A lease as long as the one before begins.
+
+        Raises:
+            StateConflict: It is not paused.
+            PlanLimit: As many run as this key may have. It stays paused.
+            CapacityUnavailable: The server stayed full for the client's `wait_for_capacity`. It stays paused.
+            StateMismatch, StateDamaged: What was saved cannot be used here. It stays paused.
+        """
+        self._info = replies.read_sandbox(self._client.call(requests.resume(self.id)))
+
+    def snapshot(self, name: str | None = None) -> Snapshot:
+        """
+        Keep the sandbox as it is now, for `create(snapshot=...)`. It stands still for a moment and runs on.
+
+        Args:
+            name: For people; 1 to 128 bytes, need not be unique.
+
+        Raises:
+            StateConflict: It does not run.
+            SnapshotCap, StorageFull: Nothing was kept.
+        """
+        reply = self._client.call(requests.take_snapshot(self.id, name=name))
+        return Snapshot(self._client, replies.read_snapshot(reply))
+
+    def fork(
+        self,
+        count: int = 1,
+        *,
+        timeout: int = 600,
+        on_timeout: str = "kill",
+        auto_resume: bool = False,
+        env: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> tuple[Sandbox, ...]:
+        """
+        Start *count* others from this one, which stands still for a moment and runs on.
+
+        Each has this one's memory, processes and files of that moment, and an id, names and random numbers of its own.
+
+        Args:
+            count: 1 to `limits().max_fork`.
+            timeout, on_timeout, auto_resume, metadata: The children's, as in `create`.
+            env: Set over what this one has.
+
+        Returns:
+            The children, running, in no order.
+
+        Raises:
+            StateConflict: It does not run.
+            PlanLimit, CapacityUnavailable, StorageFull: Not all fit, so none was started.
+        """
+        life = Life(timeout, on_timeout, auto_resume, env or {}, metadata or {})
+        reply = self._client.call(requests.fork(self.id, count=count, life=life))
+        return tuple(type(self)(self._client, info) for info in replies.read_sandboxes(reply))
+
+    def deletion_receipts(self) -> tuple[DeletionReceipt, ...]:
+        """Return the proof that its key was destroyed; nothing while it lives."""
+        return self._client.deletion_receipts(subject=self.id)
+
     def refresh(self) -> None:
         """Ask the server how the sandbox is now."""
         self._info = replies.read_sandbox(self._client.call(requests.get(self.id)))
 
     def terminate(self) -> None:
-        """End the sandbox with all it holds. Doing it again does nothing."""
+        """
+        End the sandbox, running or paused, with all it holds. Doing it again does nothing.
+
+        The key of its disk and of all that was saved of it is destroyed; `deletion_receipts` says when.
+        """
         if self.status in ENDED:
             return
         self._client.call(requests.terminate(self.id))

@@ -80,6 +80,7 @@ class ExecReader:
     def __init__(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")
         self._texts = {"stdout": decoder("replace"), "stderr": decoder("replace")}
+        self._end = 0  # of the output so far
         self.finished = False
 
     def read(self, payload: bytes) -> Iterator[ExecEvent]:
@@ -94,9 +95,10 @@ class ExecReader:
             frame = json.loads(payload)
             kind = frame.get("kind")
             if kind == "exec_started":
-                yield Started(pid=int(frame.get("pid") or 0))
+                yield Started(pid=int(frame.get("pid") or 0), command_id=str(frame.get("command_id") or ""))
             elif kind == "exec_chunk":
-                yield self._output(frame["stream"], base64.b64decode(frame["data"], validate=True))
+                data = base64.b64decode(frame["data"], validate=True)
+                yield self._output(frame["stream"], data, int(frame.get("offset", self._end)))
             elif kind == "exec_exited":
                 self.finished = True
                 exited = Exited(exit_code=int(frame["code"]), duration_ms=int(frame["duration_ms"]))
@@ -115,10 +117,11 @@ class ExecReader:
         for stream, decoder in self._texts.items():
             text = decoder.decode(b"", final=True)
             if text:
-                yield _KINDS[stream](b"", text)
+                yield _KINDS[stream](b"", text, self._end)
 
-    def _output(self, stream: str, data: bytes) -> ExecEvent:
-        return _KINDS[stream](data, self._texts[stream].decode(data))
+    def _output(self, stream: str, data: bytes, offset: int) -> ExecEvent:
+        self._end = offset + len(data)
+        return _KINDS[stream](data, self._texts[stream].decode(data), offset)
 
 
 _KINDS: dict[str, type[Stdout | Stderr]] = {"stdout": Stdout, "stderr": Stderr}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import json
 import posixpath
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from terp import errors, models
 
 Json = Mapping[str, Any]
+_T = TypeVar("_T")
 
 _BY_CODE: Mapping[str, type[errors.TerpError]] = {
     kind.code: kind
@@ -25,15 +26,21 @@ _BY_CODE: Mapping[str, type[errors.TerpError]] = {
         errors.TemplateNotFound,
         errors.FileNotFound,
         errors.ExecNotFound,
+        errors.SnapshotNotFound,
         errors.Conflict,
         errors.StateConflict,
         errors.AlreadyExists,
         errors.IdempotencyMismatch,
         errors.LimitExceeded,
         errors.PlanLimit,
+        errors.SnapshotCap,
         errors.TooLarge,
         errors.CapacityUnavailable,
         errors.Unavailable,
+        errors.StorageFull,
+        errors.SavedStateFault,
+        errors.StateMismatch,
+        errors.StateDamaged,
         errors.DeadlineExceeded,
         errors.ExecTimeout,
         errors.ExecKilled,
@@ -55,6 +62,7 @@ _BY_STATUS: Mapping[int, type[errors.TerpError]] = {
     502: errors.Unavailable,  # without a code of ours it comes from a proxy in between
     503: errors.Unavailable,
     504: errors.DeadlineExceeded,
+    507: errors.StorageFull,
 }
 
 
@@ -110,7 +118,7 @@ def read_sandbox(body: Json) -> models.SandboxInfo:
             id=str(body["id"]),
             status=str(body["status"]),
             template=str(body["template"]),
-            size=None if body.get("size") is None else str(body["size"]),
+            size=_optional(str, body.get("size")),
             network=str(body["network"]),
             cpu=float(body["cpu"]),
             memory_mb=int(body["memory_mb"]),
@@ -118,19 +126,82 @@ def read_sandbox(body: Json) -> models.SandboxInfo:
             created_at=_time(body["created_at"]),
             expires_at=_time(body["expires_at"]),
             on_timeout=str(body.get("on_timeout") or "kill"),
-            end_reason=None if body.get("end_reason") is None else str(body["end_reason"]),
+            end_reason=_optional(str, body.get("end_reason")),
             metadata={str(key): str(value) for key, value in (body.get("metadata") or {}).items()},
+            auto_resume=bool(body.get("auto_resume")),
+            snapshot=_optional(str, body.get("snapshot")),
+            paused_expires_at=_optional(_time, body.get("paused_expires_at")),
+            stored_bytes=_optional(int, body.get("stored_bytes")),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _misshapen("a sandbox", error) from error
 
 
-def read_page(body: Json) -> tuple[list[models.SandboxInfo], str | None]:
-    """Return the page's sandboxes and the cursor of the next; None when it is the last."""
+def read_sandboxes(body: Json) -> list[models.SandboxInfo]:
     rows = body.get("sandboxes")
     if not isinstance(rows, list):
-        raise _misshapen("a page of sandboxes", "no list")
-    return [read_sandbox(row) for row in rows], body.get("next_cursor") or None
+        raise _misshapen("several sandboxes", "no list")
+    return [read_sandbox(row) for row in rows]
+
+
+def read_page(body: Json) -> tuple[list[models.SandboxInfo], str | None]:
+    """Return the page's sandboxes and the cursor of the next; None when it is the last."""
+    return read_sandboxes(body), body.get("next_cursor") or None
+
+
+def read_paused(body: Json) -> models.Paused:
+    try:
+        return models.Paused(
+            stored_bytes=int(body["stored_bytes"]),
+            dirty_bytes=int(body["dirty_bytes"]),
+            stopped_ms=float(body["stopped_ms"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _misshapen("a pause", error) from error
+
+
+def read_snapshot(body: Json) -> models.SnapshotInfo:
+    try:
+        return models.SnapshotInfo(
+            id=str(body["id"]),
+            status=str(body["status"]),
+            name=_optional(str, body.get("name")),
+            source_sandbox_id=_optional(str, body.get("source_sandbox_id")),
+            template=str(body["template"]),
+            cpu=float(body["cpu"]),
+            memory_mb=int(body["memory_mb"]),
+            network=str(body["network"]),
+            created_at=_time(body["created_at"]),
+            ready_at=_optional(_time, body.get("ready_at")),
+            stored_bytes=_optional(int, body.get("stored_bytes")),
+            stopped_ms=_optional(float, body.get("stopped_ms")),
+            error=_optional(str, body.get("error_message")),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _misshapen("a snapshot", error) from error
+
+
+def read_snapshots(body: Json) -> list[models.SnapshotInfo]:
+    rows = body.get("snapshots")
+    if not isinstance(rows, list):
+        raise _misshapen("snapshots", "no list")
+    return [read_snapshot(row) for row in rows]
+
+
+def read_receipts(body: Json) -> list[models.DeletionReceipt]:
+    try:
+        return [
+            models.DeletionReceipt(
+                subject=str(row["subject"]),
+                what=str(row["what"]),
+                at=_time(row["at"]),
+                key_id=str(row["key_id"]),
+                server_key_id=str(row["server_key_id"]),
+            )
+            for row in body["receipts"]
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _misshapen("deletion receipts", error) from error
 
 
 def read_expiry(body: Json) -> dt.datetime:
@@ -142,7 +213,6 @@ def read_expiry(body: Json) -> dt.datetime:
 
 def read_limits(body: Json) -> models.Limits:
     try:
-        longest = body.get("max_timeout_seconds")
         return models.Limits(
             plan=str(body["plan"]),
             max_concurrent=int(body["max_concurrent"]),
@@ -150,7 +220,10 @@ def read_limits(body: Json) -> models.Limits:
                 models.SizeInfo(str(row["size"]), float(row["cpu"]), int(row["memory_mb"]), bool(row["allowed"]))
                 for row in body.get("sizes") or ()
             ),
-            max_timeout_seconds=None if longest is None else int(longest),
+            max_timeout_seconds=_optional(int, body.get("max_timeout_seconds")),
+            max_snapshots=_optional(int, body.get("max_snapshots")),
+            max_named_snapshots=_optional(int, body.get("max_named_snapshots")),
+            max_fork=_optional(int, body.get("max_fork")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _misshapen("limits", error) from error
@@ -210,6 +283,10 @@ def read_failures(body: Json) -> dict[str, errors.TerpError]:
         }
     except (AttributeError, KeyError, TypeError) as error:
         raise _misshapen("the results of a batch", error) from error
+
+
+def _optional(read: Callable[[Any], _T], value: Any) -> _T | None:
+    return None if value is None else read(value)
 
 
 def _time(value: str) -> dt.datetime:

@@ -17,15 +17,21 @@ from urllib.parse import quote, urlencode
 
 from terp.errors import InvalidRequest
 
+_EVENTS = {"Accept": "text/event-stream, application/json"}
 PAGE_SIZE = 200  # the server's cap
+DEFAULT_TEMPLATE = "python-3.12"
 
 
 class Repeat(enum.Enum):
-    """When a request may be sent again without asking the user."""
+    """
+    When a request may be sent again without asking the user.
+
+    When the server is full, any may: nothing was created or changed.
+    """
 
     IF_UNSENT = enum.auto()  # it acts anew each time
     IF_LOST = enum.auto()  # doing it twice is doing it once
-    IF_FULL_OR_LOST = enum.auto()  # the same, and waiting for capacity makes sense: create
+    IF_LOST_OR_SILENT = enum.auto()  # the same, and a wish unheard is worth asking twice: create
 
 
 @dataclass(frozen=True)
@@ -47,28 +53,43 @@ class Request:
 # ---- sandboxes -----------------------------------------------------------------------------------
 
 
-def create(
-    *,
-    template: str,
-    size: str,
-    network: str,
-    timeout: int,
-    on_timeout: str,
-    env: Mapping[str, str],
-    metadata: Mapping[str, str],
-) -> Request:
-    """Build it once per wish: the Idempotency-Key made here is what keeps a repeated create from making two."""
-    body = {
-        "template": template,
-        "size": size,
-        "network": network,
-        "timeout_seconds": timeout,
-        "on_timeout": on_timeout,
-        "env": dict(env),
-        "metadata": dict(metadata),
-    }
+@dataclass(frozen=True)
+class Life:
+    """How long a new sandbox lives and what it is told: the same for one that is created and one that is forked."""
+
+    timeout: int
+    on_timeout: str
+    auto_resume: bool
+    env: Mapping[str, str] = field(repr=False)
+    metadata: Mapping[str, str]
+
+    @property
+    def body(self) -> dict[str, object]:
+        return {
+            "timeout_seconds": self.timeout,
+            "on_timeout": self.on_timeout,
+            "auto_resume": self.auto_resume,
+            "env": dict(self.env),
+            "metadata": dict(self.metadata),
+        }
+
+
+def create(*, template: str | None, snapshot: str | None, size: str | None, network: str | None, life: Life) -> Request:
+    """
+    Build it once per wish: the Idempotency-Key made here is what keeps a repeated create from making two.
+
+    Raises:
+        InvalidRequest: A snapshot is given, and with it what it brings along.
+    """
+    body = life.body
+    if snapshot is None:
+        body |= {"template": template or DEFAULT_TEMPLATE, "size": size or "small", "network": network or "off"}
+    elif template is None and size is None and network is None:
+        body["snapshot"] = snapshot
+    else:
+        raise InvalidRequest("template, size and network come from the snapshot; give them or the snapshot")
     headers = {"Idempotency-Key": uuid.uuid4().hex}
-    return Request("POST", "/v1/sandboxes", body, headers, Repeat.IF_FULL_OR_LOST)
+    return Request("POST", "/v1/sandboxes", body, headers, Repeat.IF_LOST_OR_SILENT)
 
 
 def get(sandbox_id: str) -> Request:
@@ -97,6 +118,42 @@ def set_timeout(sandbox_id: str, seconds: int) -> Request:
     return Request("POST", _sandbox(sandbox_id, "timeout"), {"timeout_seconds": seconds}, repeat=Repeat.IF_LOST)
 
 
+def pause(sandbox_id: str) -> Request:
+    return Request("POST", _sandbox(sandbox_id, "pause"))
+
+
+def resume(sandbox_id: str) -> Request:
+    return Request("POST", _sandbox(sandbox_id, "resume"))
+
+
+def fork(sandbox_id: str, *, count: int, life: Life) -> Request:
+    return Request("POST", _sandbox(sandbox_id, "fork"), {"count": count, **life.body})
+
+
+# ---- snapshots and receipts ----------------------------------------------------------------------
+
+
+def take_snapshot(sandbox_id: str, *, name: str | None) -> Request:
+    return Request("POST", _sandbox(sandbox_id, "snapshots"), {} if name is None else {"name": name})
+
+
+def list_snapshots() -> Request:
+    return Request("GET", "/v1/sandboxes/snapshots", repeat=Repeat.IF_LOST)
+
+
+def get_snapshot(snapshot_id: str) -> Request:
+    return Request("GET", _snapshot(snapshot_id), repeat=Repeat.IF_LOST)
+
+
+def delete_snapshot(snapshot_id: str) -> Request:
+    return Request("DELETE", _snapshot(snapshot_id), repeat=Repeat.IF_LOST)
+
+
+def deletion_receipts(*, subject: str | None, limit: int) -> Request:
+    query = {"limit": str(limit)} if subject is None else {"subject": subject, "limit": str(limit)}
+    return Request("GET", _with_query("/v1/deletion-receipts", query), repeat=Repeat.IF_LOST)
+
+
 # ---- commands ------------------------------------------------------------------------------------
 
 
@@ -119,7 +176,12 @@ def exec_stream(
     }
     if stdin is not None:
         body["stdin"] = stdin if isinstance(stdin, str) else _text(stdin)
-    return Request("POST", _sandbox(sandbox_id, "exec"), body, {"Accept": "text/event-stream, application/json"})
+    return Request("POST", _sandbox(sandbox_id, "exec"), body, _EVENTS)
+
+
+def attach(sandbox_id: str, command_id: str, *, offset: int) -> Request:
+    path = _sandbox(sandbox_id, f"exec/{_segment(command_id, 'command', 'cmd')}")
+    return Request("GET", _with_query(path, {"offset": str(offset)}), headers=_EVENTS, repeat=Repeat.IF_LOST)
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -165,13 +227,23 @@ def write_batch(sandbox_id: str, files: Mapping[str, bytes], *, mode: int) -> Re
 
 
 def _sandbox(sandbox_id: str, rest: str = "") -> str:
-    try:
-        path = f"/v1/sandboxes/{quote(sandbox_id, safe='')}"
-    except UnicodeEncodeError as error:
-        raise InvalidRequest("The sandbox id holds half of a surrogate pair") from error
-    if sandbox_id in ("", ".", ".."):  # a URL parser would take them for another address
-        raise InvalidRequest(f"A sandbox id looks like sbx_01J8ZQ4T9M5V3K7C2N6R1W0XYB, not: {sandbox_id!r}")
+    path = f"/v1/sandboxes/{_segment(sandbox_id, 'sandbox', 'sbx')}"
     return f"{path}/{rest}" if rest else path
+
+
+def _snapshot(snapshot_id: str) -> str:
+    return f"/v1/sandboxes/snapshots/{_segment(snapshot_id, 'snapshot', 'snap')}"
+
+
+def _segment(text: str, what: str, prefix: str) -> str:
+    """Return an id as a part of a path."""
+    try:
+        quoted = quote(text, safe="")
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"The {what} id holds half of a surrogate pair") from error
+    if text in ("", ".", ".."):  # a URL parser would take them for another address
+        raise InvalidRequest(f"A {what} id looks like {prefix}_01J8ZQ4T9M5V3K7C2N6R1W0XYB, not: {text!r}")
+    return quoted
 
 
 def _with_query(path: str, query: Mapping[str, str]) -> str:

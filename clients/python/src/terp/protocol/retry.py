@@ -25,7 +25,7 @@ def plan_retry(
         wait_for_capacity_s: Most that all delays for a full server may sum up to.
     """
     if isinstance(error, CapacityUnavailable):
-        if repeat is not Repeat.IF_FULL_OR_LOST or failures > MAX_CAPACITY_REPEATS:
+        if failures > MAX_CAPACITY_REPEATS:  # else right for any request: nothing was created or changed
             return None
         delay = FIRST_CAPACITY_DELAY_S * 2 ** (failures - 1) if error.retry_after is None else error.retry_after
         delay = min(delay, MAX_CAPACITY_DELAY_S)
@@ -43,5 +43,5 @@ def _may_repeat(repeat: Repeat, error: TerpError) -> bool:
     if repeat is Repeat.IF_UNSENT:
         return False
     if isinstance(error, RequestTimeout):
-        return repeat is Repeat.IF_FULL_OR_LOST  # a silent server: only for what would otherwise be paid for twice
+        return repeat is Repeat.IF_LOST_OR_SILENT  # a silent server: only for what would otherwise be paid for twice
     return isinstance(error, ConnectionFailed | Unavailable)
