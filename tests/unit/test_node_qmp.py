@@ -132,16 +132,16 @@ async def test_a_descriptor_arrives_with_its_own_command() -> None:
     ours.setblocking(False)
     qmp = await Qmp.connect(ours)
     readable, writable = os.pipe()
-    before = [qmp.execute_later("object-add", {"data": "x" * 30_000}) for _ in range(20)]  # more than a buffer takes
+    before = [qmp.execute_later("object-add", {"data": "x" * 30_000}) for _ in range(10)]  # more than a buffer takes
 
     def take() -> tuple[str, list[int]]:
-        """All that came until a descriptor did, which ends a read."""
-        seen = b""
+        """All that came until a descriptor did; read byte by byte, as QEMU does."""
+        seen = bytearray()
         while True:
-            data, fds, _, _ = socket.recv_fds(theirs, 1000, 1)
+            data, fds, _, _ = socket.recv_fds(theirs, 1, 1)
             seen += data
             if fds:
-                return seen.decode(), fds
+                return (seen + theirs.recv(1000)).decode(), fds
 
     adding = asyncio.create_task(qmp.add_fd(writable, 7))
     seen, (fd,) = await asyncio.to_thread(take)
