@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import datetime as dt
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,10 +18,10 @@ from support.until import until
 
 from terpd.control.create import CreateRequest
 from terpd.control.services import Services
-from terpd.model.errors import GuestFault
+from terpd.model.errors import GuestFault, StorageFull, TerpError, Unavailable
 from terpd.model.ids import SandboxId
 from terpd.model.ports import Change, SandboxFilter
-from terpd.model.sandbox import EndReason, Sandbox, Status
+from terpd.model.sandbox import EndReason, OnTimeout, Sandbox, Status
 from terpd.store import SqliteStore, open_sqlite
 
 
@@ -135,3 +137,114 @@ async def test_start_reaps_what_a_crash_left(store: SqliteStore, services: Servi
         orphan.id: (Status.TERMINATED, EndReason.USER),
     }
     assert list(node.machines) == [SandboxId(kept.id)]
+
+
+# ---- leases that end with a pause ----
+
+
+async def create_pausing(services: Services, timeout_s: int) -> Sandbox:
+    request = CreateRequest("python-3.12", timeout_s=timeout_s, on_timeout=OnTimeout.PAUSE)
+    return await services.create(await services.create.plan(TENANT, request))
+
+
+async def reaches(services: Services, sandbox_id: SandboxId, status: Status) -> Sandbox:
+    while (sandbox := await services.lookup.sandbox(TENANT, sandbox_id)).status is not status:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    return sandbox
+
+
+async def test_lease_that_pauses(services: Services, node: SimulatedNode, clock: FakeClock) -> None:
+    """Nothing is terminated; and while one is saved, others' leases end."""
+    node.capture_gate.clear()
+    async with reaper(services):
+        paused, killed = await create_pausing(services, 10), await create(services, 20)
+        clock.advance(10)
+        await node.capturing.wait()
+        clock.advance(10)
+        await until(lambda: killed.id not in node.machines)
+        node.capture_gate.set()
+        await reaches(services, paused.id, Status.PAUSED)
+        await until(lambda: not node.machines)
+
+
+@pytest.mark.parametrize("failure", [StorageFull("full"), Unavailable("away"), GuestFault("odd")])
+async def test_lease_that_cannot_pause(
+    services: Services, node: SimulatedNode, clock: FakeClock, failure: TerpError
+) -> None:
+    """It runs on for a minute at a time, until the pause succeeds: nothing is lost."""
+    node.capture_error = failure
+    async with reaper(services):
+        sandbox = await create_pausing(services, 10)
+        clock.advance(10)
+        while (await services.lookup.sandbox(TENANT, sandbox.id)).expires_at == sandbox.expires_at:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        running = await reaches(services, sandbox.id, Status.RUNNING)
+        assert running.expires_at == clock.now() + dt.timedelta(seconds=60)
+        node.capture_error = None
+        clock.advance(60)
+        await reaches(services, sandbox.id, Status.PAUSED)
+
+
+async def test_lease_that_may_not_pause(store: SqliteStore, node: SimulatedNode, clock: FakeClock) -> None:
+    """Without room among the paused ones it is terminated, as with on_timeout 'kill'."""
+    services = Services(store, node, dataclasses.replace(POLICY, max_snapshots=0), KEYS, clock)
+    async with reaper(services):
+        sandbox = await create_pausing(services, 10)
+        clock.advance(10)
+        ended = await reaches(services, sandbox.id, Status.TERMINATED)
+        await until(lambda: not node.machines)
+    assert ended.end_reason is EndReason.LEASE
+
+
+async def test_lease_that_ends_during_a_snapshot(services: Services, node: SimulatedNode, clock: FakeClock) -> None:
+    """The pause is tried again until the snapshot is taken."""
+    node.capture_gate.clear()
+    async with reaper(services):
+        sandbox = await create_pausing(services, 10)
+        taking = asyncio.create_task(services.snapshots.create(TENANT, sandbox.id, None))
+        await node.capturing.wait()
+        clock.advance(10)
+        await asyncio.sleep(0.02)
+        node.capture_gate.set()
+        await taking
+        for _ in range(5):
+            clock.advance(1)
+            await asyncio.sleep(0.01)
+        await reaches(services, sandbox.id, Status.PAUSED)
+
+
+async def test_lease_that_ended_during_a_pause_that_failed(
+    services: Services, node: SimulatedNode, clock: FakeClock
+) -> None:
+    """The reaper, which slept past it, is told."""
+    node.capture_gate.clear()
+    node.capture_error = StorageFull("full")
+    sandbox = await create(services, 30)
+    pausing = asyncio.create_task(services.pause(TENANT, sandbox.id))
+    await node.capturing.wait()
+    async with reaper(services):
+        await asyncio.sleep(0.02)
+        clock.advance(40)
+        await asyncio.sleep(0.02)
+        assert sandbox.id in node.machines
+        node.capture_gate.set()
+        with pytest.raises(StorageFull):
+            await pausing
+        await until(lambda: sandbox.id not in node.machines)
+
+
+async def test_paused_for_too_long(store: SqliteStore, node: SimulatedNode, clock: FakeClock) -> None:
+    """It ends, its key is destroyed; one that was resumed in the last moment does not."""
+    services = Services(store, node, dataclasses.replace(POLICY, max_paused_s=100), KEYS, clock)
+    async with reaper(services):
+        ends, resumed = await create(services, 10), await create(services, 1000)
+        for sandbox in (ends, resumed):
+            await services.pause(TENANT, sandbox.id)
+        clock.advance(99)
+        await services.leases.end_due()
+        assert (await services.lookup.sandbox(TENANT, ends.id)).status is Status.PAUSED
+        await services.resume(TENANT, resumed.id)
+        clock.advance(1)
+        ended = await reaches(services, ends.id, Status.TERMINATED)
+        assert (ended.end_reason, ended.sealed_key) == (EndReason.PAUSED_TOO_LONG, None)
+        assert resumed.id in node.machines
