@@ -9,7 +9,7 @@ import typer
 import uvloop
 
 from terpd import __version__
-from terpd.daemon import doctor_command, key_command, template_command
+from terpd.daemon import doctor_command, key_command, state_command, template_command
 from terpd.daemon.config import ConfigError, load, parse_pool
 from terpd.daemon.node import drop_snapshots, take_snapshot
 from terpd.daemon.telemetry import configure_logging
@@ -22,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(key_command.app, name="key")
+app.add_typer(state_command.app, name="state")
 app.add_typer(template_command.create_app(take_snapshot, drop_snapshots), name="template")
 app.command("doctor")(doctor_command.doctor)
 

@@ -20,14 +20,15 @@ from terpd.model.sandbox import Size
 from terpd.node.admission import Admission
 from terpd.node.artifacts.base import ArtifactStore
 from terpd.node.artifacts.files import FilesStore
+from terpd.node.facilities import Facilities
 from terpd.node.host import Host
 from terpd.node.jail.cgroup import CgroupTree
 from terpd.node.jail.launch import LaunchFailed
 from terpd.node.jail.process import scan
 from terpd.node.jail.root import JailRoot, RootFailed, prepare_root
 from terpd.node.jail.uids import UidRange
-from terpd.node.machine import Facilities
 from terpd.node.pool import Pool, PoolKey
+from terpd.node.snapshot.sealer import VaultSealer
 from terpd.node.snapshot.template import PreparationFailed, TemplateSnapshot, TemplateSnapshots
 from terpd.node.supervisor import Supervisor
 from terpd.node.template import artifact
@@ -142,8 +143,9 @@ async def open_node(config: Config) -> tuple[Host, Supervisor]:
             vmm=workshop.vmm(instance=instance),
             cgroups=CgroupTree(instance),
             machines=config.data_dir / "machines",
-            vault=VAULT,
+            sealer=VaultSealer(VAULT),
             artifacts=artifacts,
+            owner=instance,
         ),
         workshop.catalog,
         workshop.snapshots,

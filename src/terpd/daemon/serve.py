@@ -1,7 +1,7 @@
 """
 The server's life: lock the data directory, open store and node, adopt what runs, serve, and let go in order.
 
-    keys ─► lock ─► store (migrated) ─► node opened (adopts, reaps) ─► reconciled ─► serving ─► ready line
+    lock ─► keys ─► store (migrated) ─► node opened (adopts, reaps) ─► reconciled ─► serving ─► ready line
     SIGTERM ─► no new requests ─► creates drained ─► [--dev: all sandboxes terminated] ─► node closed ─► store closed
 
 Sandboxes that run are left running unless `--dev`; the next start adopts them.
@@ -12,13 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import fcntl
 import json
-import os
 import signal
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import structlog
 import uvicorn
@@ -28,9 +25,9 @@ from terpd.api.connection import Connection
 from terpd.control.keys import SCOPES
 from terpd.control.services import Services
 from terpd.daemon.config import Config
+from terpd.daemon.data_dir import only_one
 from terpd.daemon.node import open_node
 from terpd.daemon.server_keys import load_keys, warn_of_missing
-from terpd.model.errors import Unavailable
 from terpd.model.ports import Change
 from terpd.model.sandbox import EndReason, Status
 from terpd.node.jail.process import become_parent_of_orphans
@@ -58,10 +55,8 @@ async def serve(config: Config, *, dev: bool) -> None:
         # For all of the server's life: also a signal that comes while it opens or closes ends it in order.
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     become_parent_of_orphans()
-    keys = load_keys(config)
-    config.data_dir.mkdir(parents=True, exist_ok=True)
-    config.data_dir.chmod(0o711)  # monitors, each an unprivileged uid, pass through to their own disk
-    with _only_one(config.data_dir), _listen(config.host, config.port) as sock:
+    with only_one(config.data_dir), _listen(config.host, config.port) as sock:
+        keys = load_keys(config)
         store = await open_sqlite(config.database)
         try:
             host, supervisor = await open_node(config)
@@ -133,21 +128,6 @@ async def _terminate_all(services: Services) -> None:
         now = dt.datetime.now(dt.UTC)
         change = Change(reason=EndReason.SHUTDOWN)
         await services.store.set_status(sandbox.id, Status.TERMINATED, at=now, change=change)
-
-
-@contextlib.contextmanager
-def _only_one(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory. Two servers on one would reap each other's machines."""
-    fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise Unavailable(f"Another terpd serves this data directory; stop it or name another: {data_dir}") from None
-    try:
-        yield
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime as dt
+import fcntl
 import hashlib
 import os
 import threading
@@ -208,6 +209,8 @@ class Bucket:
         """
         stalls = 0
         with faults(f"download {info.name}"), part.open("ab", buffering=0) as out:
+            fcntl.flock(out, fcntl.LOCK_EX)  # a download that was cancelled may still write, or another process
+            out.seek(0, os.SEEK_END)
             if out.tell() > info.size:
                 out.truncate(0)
                 out.seek(0)

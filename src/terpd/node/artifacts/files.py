@@ -99,13 +99,13 @@ class FilesStore:
                 folder.chmod(0o711)
             for left in (self.directory / _DRAFTS).iterdir():
                 left.unlink()
-            _sync(self.directory)
+            sync(self.directory)
 
     def _keep(self, info: ArtifactInfo, path: Path) -> None:
         final = self.path(info.name)
         with faults(f"keep {info.name}"), self._parent_of(final) as parent:
             if _size(final) == info.size:  # kept before, perhaps by a process that died before the sync
-                _sync(final)
+                sync(final)
             else:
                 # By descriptor from here on: the path may be in a folder that a monitor writes to.
                 with _opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as file:
@@ -117,7 +117,7 @@ class FilesStore:
                     final.unlink(missing_ok=True)  # of another size: the disk lost some of it
                     os.link(f"/proc/self/fd/{file}", final.name, dst_dir_fd=parent, follow_symlinks=True)
             os.fsync(parent)
-            _sync(final.parent.parent)  # where the folder's own name is
+            sync(final.parent.parent)  # where the folder's own name is
 
     def _put(self, name: str, content: bytes) -> None:
         final = self.path(name)
@@ -133,7 +133,7 @@ class FilesStore:
             finally:
                 temporary.unlink(missing_ok=True)
             os.fsync(parent)
-            _sync(final.parent.parent)
+            sync(final.parent.parent)
 
     def _read(self, name: str, limit: int) -> bytes | None:
         with faults(f"read {name}"):
@@ -230,7 +230,8 @@ def _digest(path: Path) -> str:
     return hasher.hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make the content of a file durable, or the names in a folder."""
     with _opened(path, os.O_RDONLY) as file:
         os.fsync(file)
 

@@ -1,0 +1,33 @@
+"""The data directory belongs to one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from terpd.model.errors import Unavailable
+
+
+@contextlib.contextmanager
+def only_one(data_dir: Path) -> Iterator[None]:
+    """
+    Make the data directory, and hold it. Two servers on one would reap each other's machines.
+
+    Raises:
+        Unavailable: Somebody else holds it.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.chmod(0o711)  # monitors, each an unprivileged uid, pass through to their own disk
+    fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise Unavailable(f"Another terpd serves this data directory; stop it or name another: {data_dir}") from None
+    try:
+        yield
+    finally:
+        os.close(fd)
