@@ -7,19 +7,23 @@ The template `debian-12` is built and has snapshots of both sizes, `small` and `
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support.simulated_sealer import SimulatedSealer
 from support.simulated_vmm import SimulatedGuest, SimulatedVmm, simulated_vmm
-from terpd.model.ids import SandboxId, new_sandbox_id
-from terpd.model.ports import MachineSpec
+from terpd.model.ids import SandboxId, new_sandbox_id, new_state_id
+from terpd.model.ports import KEY_BYTES, MachineSpec, StateRef
 from terpd.model.sandbox import Size
 from terpd.node.admission import MONITOR_MIB, Admission
+from terpd.node.artifacts.files import FilesStore
+from terpd.node.facilities import Facilities
+from terpd.node.host import Host
 from terpd.node.jail.cgroup import CgroupTree
 from terpd.node.jail.uids import UidRange
-from terpd.node.machine import Facilities
 from terpd.node.pool import Pool, PoolKey
 from terpd.node.record import MachineRecord
 from terpd.node.snapshot.manifest import Manifest, memory_digest, sha256
@@ -103,6 +107,9 @@ class Supervised:
     targets: Mapping[PoolKey, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.sealer = SimulatedSealer()
+        self.artifacts = FilesStore(self.home / "artifacts")
+        self.catalog = Catalog(self.home)
         self.image = build_template(self.home)
         self.snapshots = template_snapshots(self.home, self.image, self.vmm)
         for size in SIZES.values():
@@ -119,8 +126,15 @@ class Supervised:
         self.uids = UidRange(800_000, self.uid_count)
         self.pool = Pool(self.targets)
         supervisor = Supervisor(
-            Facilities(vmm=self.vmm, cgroups=CgroupTree("test", []), machines=self.machines),
-            Catalog(self.home),
+            Facilities(
+                vmm=self.vmm,
+                cgroups=CgroupTree("test", []),
+                machines=self.machines,
+                sealer=self.sealer,
+                artifacts=self.artifacts,
+                owner="test",
+            ),
+            self.catalog,
             self.snapshots,
             self.admission,
             self.uids,
@@ -128,11 +142,21 @@ class Supervised:
             SIZES,
             starts_at_once=2,
         )
+        await self.artifacts.open()
         await supervisor.open()
         try:
             yield supervisor
         finally:
             await supervisor.close(stop_machines=stop_machines)
+
+    def node(self, supervisor: Supervisor) -> Host:
+        """The supervisor's machines behind the node port."""
+        return Host("test", supervisor, self.catalog, self.snapshots, self.admission, SIZES)
+
+    def stored(self) -> set[str]:
+        """Names of all artifacts."""
+        top = self.home / "artifacts"
+        return {str(path.relative_to(top)) for path in top.rglob("*") if path.is_file()}
 
     def record(self, sandbox_id: SandboxId) -> MachineRecord:
         (record,) = [each for each in self.records() if each.sandbox_id == sandbox_id]
@@ -164,5 +188,24 @@ async def supervised(home: Path, **settings: object) -> AsyncIterator[Supervised
         yield Supervised(home, vmm, **settings)  # type: ignore[arg-type]  # passed through
 
 
-def spec(size: str = "small", *, sandbox_id: SandboxId | None = None, template: str = "debian-12") -> MachineSpec:
-    return MachineSpec(sandbox_id or new_sandbox_id(), template, SIZES[size], {"SECRET": "s3"})
+def spec(
+    size: str = "small",
+    *,
+    sandbox_id: SandboxId | None = None,
+    template: str = "debian-12",
+    state: StateRef | None = None,
+    fork: bool = False,
+) -> MachineSpec:
+    """Each sandbox's key is made of its id, and so is each state's."""
+    sandbox_id = sandbox_id or new_sandbox_id()
+    env = {"SECRET": "s3"} if state is None else {}
+    return MachineSpec(sandbox_id, template, SIZES[size], key_of(sandbox_id), env, state, fork)
+
+
+def key_of(subject: str) -> bytes:
+    return hashlib.sha256(subject.encode()).digest()[:KEY_BYTES]
+
+
+def new_state() -> StateRef:
+    state_id = new_state_id()
+    return StateRef(state_id, key_of(state_id))

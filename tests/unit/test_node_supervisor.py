@@ -16,7 +16,9 @@ from terpd.model.errors import (
     CapacityUnavailable,
     GuestFault,
     StateConflict,
+    StorageFull,
     TemplateNotFound,
+    TerpError,
     Unavailable,
 )
 from terpd.node.record import MachineRecord
@@ -64,12 +66,18 @@ async def test_a_second_start_of_the_same_sandbox_is_refused(host: Supervised) -
         assert len(host.vmm.started) == 1
 
 
-@pytest.mark.parametrize("failure", [VmmFailed("refused"), OSError(28, "No space left on device")], ids=repr)
-async def test_a_monitor_that_does_not_start_leaves_nothing(host: Supervised, failure: Exception) -> None:
-    """The caller sees a GuestFault without the monitor's words."""
+@pytest.mark.parametrize(
+    ("failure", "seen"),
+    [(VmmFailed("refused"), GuestFault), (OSError(28, "No space left on device"), StorageFull)],
+    ids=repr,
+)
+async def test_a_monitor_that_does_not_start_leaves_nothing(
+    host: Supervised, failure: Exception, seen: type[TerpError]
+) -> None:
+    """The caller is not told the monitor's words."""
     async with host.daemon() as supervisor:
         host.vmm.failure = failure
-        with pytest.raises(GuestFault) as caught:
+        with pytest.raises(seen) as caught:
             await supervisor.start_machine(spec())
 
         assert str(failure) not in caught.value.detail
@@ -89,7 +97,7 @@ async def test_a_guest_that_breaks_off_at_its_wake_leaves_nothing(host: Supervis
         with pytest.raises(GuestFault):
             await start
 
-        assert supervisor.list_machines() == []
+        assert list(supervisor.list_machines()) == []
         host.assert_empty()
 
 
@@ -106,7 +114,7 @@ async def test_a_record_that_cannot_be_written_leaves_nothing(
 
     monkeypatch.setattr(MachineRecord, "write", full)
     async with host.daemon() as supervisor:
-        with pytest.raises(GuestFault):
+        with pytest.raises(StorageFull):
             await supervisor.start_machine(spec())
 
         assert len(host.vmm.started) == 1
@@ -130,7 +138,7 @@ async def test_a_full_node_refuses_and_keeps_what_it_has(tmp_path: Path) -> None
         with pytest.raises(CapacityUnavailable):
             await supervisor.start_machine(spec())
 
-        assert supervisor.list_machines() == [running.sandbox_id]
+        assert list(supervisor.list_machines()) == [running.sandbox_id]
         assert host.admission.capacity().machines_used == 1
         await supervisor.stop_machine(running.sandbox_id)
         await supervisor.start_machine(spec())
@@ -219,7 +227,7 @@ async def test_a_machine_that_ends_by_itself_is_removed_and_told_once(host: Supe
 
         assert await anext(supervisor.exits()) == lost.sandbox_id
 
-        assert supervisor.list_machines() == [staying.sandbox_id]
+        assert list(supervisor.list_machines()) == [staying.sandbox_id]
         assert host.admission.capacity().machines_used == 1
         assert [record.sandbox_id for record in host.records()] == [staying.sandbox_id]
         assert supervisor._exits.empty()
@@ -249,10 +257,10 @@ async def test_remains_that_resist_do_not_hold_up_the_stop(host: Supervised, mon
     async with host.daemon() as supervisor:
         await supervisor.start_machine(wanted)
         with monkeypatch.context() as patch:
-            patch.setattr("terpd.node.machine.shutil.rmtree", _refuse)
+            patch.setattr("terpd.node.facilities.shutil.rmtree", _refuse)
             await supervisor.stop_machine(wanted.sandbox_id)
 
-        assert supervisor.list_machines() == []
+        assert list(supervisor.list_machines()) == []
         assert host.admission.capacity().machines_used == 0
     async with host.daemon():
         host.assert_empty()
@@ -357,7 +365,7 @@ async def test_a_claim_that_cannot_be_recorded_gives_the_machine_up(
     async with supervised(tmp_path, targets={SMALL: 1}) as host, host.daemon() as supervisor:
         await until(lambda: supervisor.count_warm() == 1)
         monkeypatch.setattr(MachineRecord, "write", full)
-        with pytest.raises(GuestFault):
+        with pytest.raises(StorageFull):
             await supervisor.start_machine(spec())
 
         host.assert_empty()
@@ -371,7 +379,7 @@ async def test_warm_machines_make_room_for_sandboxes(tmp_path: Path) -> None:
 
         await supervisor.start_machine(wanted)
 
-        assert supervisor.list_machines() == [wanted.sandbox_id]
+        assert list(supervisor.list_machines()) == [wanted.sandbox_id]
         assert supervisor.count_warm() == 1
         await supervisor.stop_machine(wanted.sandbox_id)
         await until(lambda: supervisor.count_warm() == 2)
@@ -404,7 +412,7 @@ async def test_what_fails_unexpectedly_does_not_end_the_filling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pools are full again once the trouble is over."""
-    monkeypatch.setattr("terpd.node.supervisor._REFILL_RETRY_S", 0.01)
+    monkeypatch.setattr("terpd.node.filler._RETRY_S", 0.01)
     async with supervised(tmp_path, targets={SMALL: 1}) as host, host.daemon() as supervisor:
         await until(lambda: supervisor.count_warm() == 1)
         host.vmm.failure = RuntimeError("a bug")
@@ -468,7 +476,7 @@ async def test_a_sandboxes_machine_is_adopted_with_all_that_it_has(host: Supervi
     assert host.running() == 1
 
     async with host.daemon() as supervisor:
-        assert supervisor.list_machines() == [wanted.sandbox_id]
+        assert list(supervisor.list_machines()) == [wanted.sandbox_id]
         machine = supervisor.find(wanted.sandbox_id)
         assert machine is not None
         await machine.guest.ping()
@@ -508,7 +516,7 @@ async def test_a_silent_guest_is_adopted_and_reached_later(host: Supervised, mon
         with pytest.raises(GuestFault):
             _ = machine.guest
         guest.mute = False
-        monkeypatch.setattr("terpd.node.machine._WAKE_TIMEOUT_S", 1.0)
+        monkeypatch.setattr("terpd.node.link.WAKE_TIMEOUT_S", 1.0)
 
         await until(lambda: machine.answers)
 
@@ -520,7 +528,11 @@ async def test_what_nobody_owns_is_reaped(host: Supervised) -> None:
         for each in (kept, unwoken, warm, unrecorded):
             await supervisor.start_machine(each)
     host.guest(unwoken.sandbox_id).state = "frozen"
-    for wanted, changes in ((warm, {"sandbox_id": None}), (unrecorded, {"pid": None, "started": None})):
+    for wanted, changes in (
+        (unwoken, {"awake": False}),
+        (warm, {"sandbox_id": None}),
+        (unrecorded, {"pid": None, "started": None}),
+    ):
         record = host.record(wanted.sandbox_id)
         replace(record, **changes).write(host.machines / record.machine_id)
     (host.machines / "m_empty").mkdir()
@@ -529,7 +541,7 @@ async def test_what_nobody_owns_is_reaped(host: Supervised) -> None:
     assert host.running() == 4
 
     async with host.daemon() as supervisor:
-        assert supervisor.list_machines() == [kept.sandbox_id]
+        assert list(supervisor.list_machines()) == [kept.sandbox_id]
         assert host.running() == 1
         assert [record.sandbox_id for record in host.records()] == [kept.sandbox_id]
         assert len(list(host.machines.iterdir())) == 1
@@ -549,9 +561,9 @@ async def test_a_directory_that_cannot_be_removed_does_not_keep_the_daemon_down(
         raise OSError(16, "Device or resource busy", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr("terpd.node.machine.shutil.rmtree", refuse)
+        patch.setattr("terpd.node.facilities.shutil.rmtree", refuse)
         async with host.daemon(stop_machines=False) as supervisor:
-            assert supervisor.list_machines() == [wanted.sandbox_id]
+            assert list(supervisor.list_machines()) == [wanted.sandbox_id]
     async with host.daemon() as supervisor:
         assert [path.name for path in host.machines.iterdir()] == [host.record(wanted.sandbox_id).machine_id]
 
@@ -566,7 +578,7 @@ async def test_two_machines_of_one_sandbox_become_one(host: Supervised) -> None:
         record.claimed_by(wanted.sandbox_id).write(host.machines / record.machine_id)
 
     async with host.daemon() as supervisor:
-        assert supervisor.list_machines() == [wanted.sandbox_id]
+        assert list(supervisor.list_machines()) == [wanted.sandbox_id]
         assert host.running() == 1
         assert len(host.records()) == 1
         assert host.admission.capacity().machines_used == 1

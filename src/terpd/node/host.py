@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from terpd.model.errors import StateConflict
+from terpd.model.errors import GuestFault, StateConflict, Unavailable
 from terpd.model.guest import ExecEvent, ExecRequest, FileInfo, GuestStats
-from terpd.model.ids import ExecId, SandboxId
-from terpd.model.ports import MachineSpec, NodeCapacity
+from terpd.model.ids import ExecId, SandboxId, StateId
+from terpd.model.ports import MachinePhase, MachineSpec, NodeCapacity, StateRef
 from terpd.model.sandbox import Size
+from terpd.model.snapshot import SavedState
 from terpd.model.template import TemplateInfo
+from terpd.node import follow
 from terpd.node.admission import Admission
 from terpd.node.guest.client import GuestClient
+from terpd.node.machine import Machine
 from terpd.node.snapshot.template import TemplateSnapshots
 from terpd.node.supervisor import Supervisor
 from terpd.node.template.catalog import Catalog
@@ -44,7 +48,22 @@ class Host:
     async def stop_machine(self, sandbox_id: SandboxId) -> None:
         await self._supervisor.stop_machine(sandbox_id)
 
-    async def list_machines(self) -> Sequence[SandboxId]:
+    async def pause_machine(self, sandbox_id: SandboxId, *, key: bytes, into: StateRef) -> SavedState:
+        return await self._supervisor.capture_machine(sandbox_id, key=key, into=into, hold=True)
+
+    async def snapshot_machine(self, sandbox_id: SandboxId, *, key: bytes, into: StateRef) -> SavedState:
+        return await self._supervisor.capture_machine(sandbox_id, key=key, into=into, hold=False)
+
+    async def continue_machine(self, sandbox_id: SandboxId) -> None:
+        await self._supervisor.continue_machine(sandbox_id)
+
+    async def has_state(self, state_id: StateId) -> bool:
+        return await self._supervisor.has_state(state_id)
+
+    async def collect(self, keep: Collection[StateId]) -> None:
+        await self._supervisor.collect(keep)
+
+    async def list_machines(self) -> Mapping[SandboxId, MachinePhase]:
         return self._supervisor.list_machines()
 
     def exits(self) -> AsyncIterator[SandboxId]:
@@ -68,41 +87,70 @@ class Host:
 
         return await asyncio.to_thread(look)
 
+    # ---- calls to a guest: held back while its machine is being saved -----------------------------
+
     def exec(self, sandbox_id: SandboxId, request: ExecRequest) -> AsyncIterator[ExecEvent]:
-        return self._guest(sandbox_id).exec(request)
+        machine = self._machine(sandbox_id)
+        return follow.run(machine.gate, machine.link, request)
 
     def attach(self, sandbox_id: SandboxId, exec_id: ExecId, offset: int) -> AsyncIterator[ExecEvent]:
-        return self._guest(sandbox_id).attach(exec_id, offset)
+        machine = self._machine(sandbox_id)
+        return follow.attach(machine.gate, machine.link, exec_id, offset)
 
     async def signal(self, sandbox_id: SandboxId, exec_id: ExecId, signal: int) -> None:
-        await self._guest(sandbox_id).signal(exec_id, signal)
+        async with self._guest(sandbox_id) as guest:
+            await guest.signal(exec_id, signal)
 
-    def read_file(self, sandbox_id: SandboxId, path: str, *, limit: int | None = None) -> AsyncIterator[bytes]:
-        return self._guest(sandbox_id).read_file(path, limit=limit)
+    async def read_file(self, sandbox_id: SandboxId, path: str, *, limit: int | None = None) -> AsyncIterator[bytes]:
+        async with self._guest(sandbox_id) as guest:
+            async for chunk in guest.read_file(path, limit=limit):
+                yield chunk
 
     async def write_file(self, sandbox_id: SandboxId, path: str, chunks: AsyncIterator[bytes], mode: int) -> int:
-        return await self._guest(sandbox_id).write_file(path, chunks, mode)
+        async with self._guest(sandbox_id) as guest:
+            return await guest.write_file(path, chunks, mode)
 
     async def list_files(self, sandbox_id: SandboxId, path: str) -> Sequence[FileInfo]:
-        return await self._guest(sandbox_id).list_files(path)
+        async with self._guest(sandbox_id) as guest:
+            return await guest.list_files(path)
 
     async def stat_file(self, sandbox_id: SandboxId, path: str) -> FileInfo | None:
-        return await self._guest(sandbox_id).stat_file(path)
+        async with self._guest(sandbox_id) as guest:
+            return await guest.stat_file(path)
 
     async def make_directory(self, sandbox_id: SandboxId, path: str, *, parents: bool) -> None:
-        await self._guest(sandbox_id).make_directory(path, parents=parents)
+        async with self._guest(sandbox_id) as guest:
+            await guest.make_directory(path, parents=parents)
 
     async def move_file(self, sandbox_id: SandboxId, source: str, destination: str) -> None:
-        await self._guest(sandbox_id).move_file(source, destination)
+        async with self._guest(sandbox_id) as guest:
+            await guest.move_file(source, destination)
 
     async def remove_file(self, sandbox_id: SandboxId, path: str, *, recursive: bool) -> None:
-        await self._guest(sandbox_id).remove_file(path, recursive=recursive)
+        async with self._guest(sandbox_id) as guest:
+            await guest.remove_file(path, recursive=recursive)
 
     async def stats(self, sandbox_id: SandboxId) -> GuestStats:
-        return await self._guest(sandbox_id).stats()
+        async with self._guest(sandbox_id) as guest:
+            return await guest.stats()
 
-    def _guest(self, sandbox_id: SandboxId) -> GuestClient:
+    @asynccontextmanager
+    async def _guest(self, sandbox_id: SandboxId) -> AsyncIterator[GuestClient]:
+        """For one call."""
+        machine = self._machine(sandbox_id)
+        async with machine.gate.passing():
+            try:
+                yield machine.guest
+            except GuestFault as fault:
+                if machine.gate.is_open:
+                    raise
+                raise Unavailable(
+                    "The sandbox was saved while this was under way, and it took too long to wait for it; try again",
+                    context=fault.context,
+                ) from fault
+
+    def _machine(self, sandbox_id: SandboxId) -> Machine:
         machine = self._supervisor.find(sandbox_id)
         if machine is None:
             raise StateConflict(f"Sandbox {sandbox_id} has no running machine; create a new one")
-        return machine.guest
+        return machine

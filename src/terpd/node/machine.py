@@ -1,11 +1,11 @@
 """
 One machine's driver: from its launch to the removal of its last file.
 
-    start ──► claimed (awake) ──────────────► stop ──► gone
-      │            │  ▲                         ▲
-      │            ▼  │ reconnect               │
-      │        guest lost (monitor alive)       │
-      └── adopt ◄── daemon restarted       monitor exits by itself ──► gone
+    start ──► claimed (awake) ◄──── go on ──── held ──► stop ──► gone
+      │            │  ▲  │                      ▲          ▲
+      │            ▼  │  └──── capture ─────────┘          │
+      │        guest lost (monitor alive; node/link.py)    │
+      └── adopt ◄── daemon restarted             monitor exits by itself ──► gone
 
 The record is written before the monitor is launched and after, so that whatever a dead daemon left can be named.
 A guest that breaks the wire is disconnected and may try again; its machine runs on, since the lease is its owner's.
@@ -15,67 +15,58 @@ One that nobody owns yet is ended instead: another is started in its place.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import secrets
-import shutil
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import structlog
 
-from terpd.model.errors import GuestFault, TerpError, Unavailable
-from terpd.model.ids import SandboxId
-from terpd.node.disk import overlay
+from terpd.model.errors import GuestFault, StorageFull, TerpError, Unavailable
+from terpd.model.ids import SandboxId, new_layer_id
+from terpd.node.facilities import Facilities
+from terpd.node.finished import finished
+from terpd.node.gate import Gate
 from terpd.node.guest.client import GuestClient, WakeUp
-from terpd.node.jail.cgroup import MONITOR_THREADS, OVERHEAD_BYTES, Cgroup, CgroupTree, Limits
-from terpd.node.record import MachineRecord
+from terpd.node.jail.cgroup import Cgroup
+from terpd.node.jail.process import Process
+from terpd.node.link import WAKE_TIMEOUT_S, Link, going_on
+from terpd.node.record import DiskLayer, MachineRecord
+from terpd.node.snapshot.sealer import SEALING_FAULTS
 from terpd.node.snapshot.template import TemplateSnapshot
-from terpd.node.vmm.base import Placement, RestoreSpec, RunningVm, Vmm, VmmFailed
+from terpd.node.vmm.base import Layer, Placement, RestoreSpec, RunningVm, VmmFailed
 
 log = structlog.get_logger()
 
-_T = TypeVar("_T")
-
-_WAKE_TIMEOUT_S = 25.0  # 30-40 ms under emulation on an idle host; below the 30 s after which clients hang up
 _ADOPT_TIMEOUT_S = 5.0  # for a guest's first word to a new daemon, whose start waits for it; later ones may follow
 _STOP_TIMEOUT_S = 30.0  # SIGKILL takes some milliseconds unless the process hangs in the kernel
-_RECONNECT_S = (0.1, 0.5, 2.0, 5.0)  # between attempts to reach a guest that broke off; the last repeats
-_STABLE_S = 10.0  # a session that lasted this long starts the attempts anew
+_HELD = (
+    "The sandbox is paused; resume it first. Commands that ran go on then, and can be attached to by their id and"
+    " the offset of the output that you have"
+)
+
+
+def new_secret() -> bytes:
+    """What opens one layer of a disk."""
+    return secrets.token_bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
-class Facilities:
-    """What machines are made with on this host."""
+class Start:
+    """
+    What a machine is started from: a template's snapshot and, on top of it, perhaps a saved state.
 
-    vmm: Vmm
-    cgroups: CgroupTree
-    machines: Path  # one directory a machine
+    Attributes:
+        layers: The state's, lowest first.
+        inject: Brings the state's memory into the monitor.
+    """
 
-    def directory(self, machine_id: str) -> Path:
-        return self.machines / machine_id
-
-    def cgroup(self, machine_id: str, vcpus: int, memory_mib: int) -> Cgroup:
-        memory_bytes = (memory_mib << 20) + OVERHEAD_BYTES
-        limits = Limits(cpu_cores=float(vcpus), memory_bytes=memory_bytes, pids=MONITOR_THREADS)
-        return self.cgroups.create(machine_id, limits)
-
-    def remove(self, machine_id: str) -> None:
-        """
-        Remove what a machine leaves when its monitor is gone. Idempotent; blocks for some milliseconds.
-
-        Raises:
-            OSError: The cgroup or the directory cannot be removed; the next start of the daemon tries again.
-        """
-        if cgroup := self.cgroups.find(machine_id):
-            cgroup.kill()
-            cgroup.remove()
-        directory = self.directory(machine_id)
-        while directory.exists():
-            with contextlib.suppress(FileNotFoundError):  # something of it went by itself meanwhile: look again
-                shutil.rmtree(directory)
+    template: TemplateSnapshot
+    devices: Path | bytes
+    layers: Sequence[Layer] = ()
+    inject: Callable[[Process], Awaitable[None]] | None = None
 
 
 class Machine:
@@ -84,18 +75,28 @@ class Machine:
 
     Args:
         on_exit: Called once when the monitor has ended, by itself or by `stop`, and its remains were removed.
+
+    Attributes:
+        held: It stands still until `go_on`.
+        secrets: Of its layers, while no sandbox owns it under whose key they could be sealed.
+        turning: Held by who lets it go on.
+        unsure: Its monitor may know fewer layers than its record, so none of them can be taken away.
     """
 
     def __init__(
         self, record: MachineRecord, facilities: Facilities, vm: RunningVm, on_exit: Callable[[Machine], None]
     ) -> None:
         self.record = record
-        self._facilities = facilities
-        self._vm = vm
-        self._on_exit = on_exit
-        self._guest: GuestClient | None = None
-        self._woken = asyncio.Event()
+        self.vm = vm
+        self.gate = Gate()
+        self.link = Link(record.machine_id, vm.agent_socket, self._wants_guest)
+        self.held = False
         self.stopping = False
+        self.secrets: Mapping[str, bytes] = {}
+        self.unsure = False
+        self.turning = asyncio.Lock()
+        self._facilities = facilities
+        self._on_exit = on_exit
         self._driver = asyncio.create_task(self._drive(), name=f"machine {record.machine_id}")
 
     @property
@@ -105,64 +106,87 @@ class Machine:
     @property
     def answers(self) -> bool:
         """Whether its guest can be reached, as far as is known."""
-        return self._guest is not None and not self._guest.lost.done() and not self.stopping
+        return self.link.answers and not self.stopping
 
     @property
     def guest(self) -> GuestClient:
         """Raises GuestFault while the guest cannot be reached."""
-        if self._guest is None or self._guest.lost.done():
-            raise GuestFault("The sandbox's guest agent does not answer; terminate the sandbox if this goes on")
-        return self._guest
+        return self.link.guest
 
     @classmethod
     async def start(
         cls,
         record: MachineRecord,
-        snapshot: TemplateSnapshot,
+        start: Start,
         facilities: Facilities,
+        secrets: Mapping[str, bytes],
         *,
+        key: bytes | None,
         on_exit: Callable[[Machine], None],
     ) -> Machine:
         """
-        Start a machine from its template's snapshot. Its guest waits, frozen, for `wake`.
+        Start a machine whose guest waits, frozen, for `wake`.
+
+        Args:
+            secrets: Of the state's layers, which the record names.
+            key: Of the sandbox; None for a warm machine.
 
         Raises:
-            GuestFault: The monitor did not start. Nothing is left behind.
+            GuestFault: The monitor did not start. Nothing is left behind, here and below.
+            StorageFull: The disk has no room for it.
+            StateDamaged: The state's memory is not what was saved.
         """
         directory = facilities.directory(record.machine_id)
+        template = start.template
+        top = Layer(facilities.layer(record.machine_id, layer_id := new_layer_id()), new_secret())
+        secrets = {**secrets, layer_id: top.secret}
+        record = replace(record, layers=(*record.layers, DiskLayer(layer_id)), origin=template.directory.name)
+        if key is not None:
+            record = record.with_secrets(secrets, key)
 
         def prepare() -> Cgroup:
             directory.mkdir(mode=0o711)  # the monitor's uid passes through to its own disk
             record.write(directory)
-            overlay.copy(snapshot.empty_overlay, directory / "disk.qcow2", uid=record.uid)
-            return facilities.cgroup(record.machine_id, snapshot.hardware.vcpus, record.memory_mib)
+            return facilities.cgroup(record.machine_id, template.hardware.vcpus, record.memory_mib)
 
         vm: RunningVm | None = None
         try:
-            cgroup = await _finished(asyncio.to_thread(prepare))
+            cgroup = await finished(asyncio.to_thread(prepare))
+            await facilities.sealer.create_layer(template.empty_overlay, top.path, secret=top.secret, uid=record.uid)
             vm = await facilities.vmm.restore(
                 RestoreSpec(
                     placement=Placement(record.machine_id, directory, record.uid, cgroup),
-                    hardware=snapshot.hardware,
-                    memory_file=snapshot.memory,
-                    devices_file=snapshot.devices,
-                    disk=directory / "disk.qcow2",
-                    disk_backing=snapshot.disk_backing,
+                    hardware=template.hardware,
+                    memory_file=template.memory,
+                    devices=start.devices,
+                    layers=[*start.layers, top],
+                    disk_backing=template.disk_backing,
+                    inject=start.inject,
                 )
             )
             record = record.with_process(vm.process)
             record.write(directory)
         except BaseException as error:
-            await _finished(_undo(error, vm, facilities, record.machine_id))
-            if isinstance(error, (VmmFailed, OSError)):
+            await finished(_undo(error, vm, facilities, record.machine_id))
+            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise StorageFull(
+                    "The server's disk has no room for the sandbox", context={"cause": str(error)}
+                ) from error
+            if isinstance(error, (VmmFailed, OSError, *SEALING_FAULTS)):
                 raise GuestFault("The machine did not start; try again", context={"cause": str(error)}) from error
             raise
-        return cls(record, facilities, vm, on_exit)
+        machine = cls(record, facilities, vm, on_exit)
+        if key is None:
+            machine.secrets = secrets
+        return machine
 
     @classmethod
     async def adopt(cls, record: MachineRecord, facilities: Facilities, on_exit: Callable[[Machine], None]) -> Machine:
         """
         Take over a machine that outlived the daemon. A guest that is silent now may still answer later.
+
+        One that stands still, whose guest is frozen or that was being captured is held: whether it is to go on is
+        for others to say.
 
         Raises:
             VmmFailed: The monitor is gone or does not answer, or the guest was never woken: not worth keeping.
@@ -174,50 +198,96 @@ class Machine:
         vm = await facilities.vmm.adopt(Placement(record.machine_id, directory, record.uid, None), process)
         guest: GuestClient | None = None
         try:
-            guest = await GuestClient.connect(vm.agent_socket, fresh=False, timeout_s=_ADOPT_TIMEOUT_S)
-            if guest.greeting.state != "awake":
+            held = record.capturing is not None or not await vm.is_running()
+            if not held:
+                guest = await _greet(record, vm)
+                held = guest is not None and guest.greeting.state != "awake"
+            if held and not record.awake:
                 raise VmmFailed("its guest was never woken")
-        except GuestFault as error:
-            log.warning("adopting a machine whose guest is silent", machine=record.machine_id, why=error.detail)
         except BaseException:
             if guest is not None:
                 await guest.close()
             await vm.close()
             raise
         machine = cls(record, facilities, vm, on_exit)
-        machine._guest = guest
-        machine._woken.set()
+        machine.unsure = record.capturing is not None
+        if held:
+            if guest is not None:
+                await guest.close()
+            machine.hold()
+        else:
+            machine.link.take(guest)
         return machine
 
-    async def wake(self, *, hostname: str, env: Mapping[str, str]) -> None:
+    async def wake(self, wake: WakeUp, *, fresh: bool = True) -> None:
         """
-        Make the guest its own: entropy, clock, names, environment; then its user processes run.
+        Make the guest what *wake* says; then its user processes run. See `GuestClient.connect` for *fresh*.
 
         Raises:
             GuestFault, DeadlineExceeded: The guest did not confirm and must not be handed out.
+            StorageFull, Unavailable: That it did could not be recorded.
         """
-        wake = WakeUp(secrets.token_bytes(64), time.time_ns(), hostname, secrets.token_bytes(16), env)
-        if self._guest is None:
-            self._guest = await GuestClient.connect_and_wake(
-                self._vm.agent_socket, wake, fresh=True, timeout_s=_WAKE_TIMEOUT_S
-            )
-            self._woken.set()
+        if self.link.answers:
+            await self.guest.wake(wake, timeout_s=WAKE_TIMEOUT_S)
         else:
-            await self.guest.wake(wake, timeout_s=_WAKE_TIMEOUT_S)
+            await self.link.connect(wake, fresh=fresh)
+        if self.record.sandbox_id is not None and not self.record.awake:
+            await self.update(replace(self.record, awake=True))
 
-    def claim(self, sandbox_id: SandboxId) -> None:
+    async def claim(self, sandbox_id: SandboxId, key: bytes) -> None:
         """
         Give the machine to a sandbox: one rename decides whose it is, also after a crash.
 
         Raises:
-            Unavailable: It could not be recorded (the disk is full, or the machine has just ended): it is nobody's.
+            StorageFull, Unavailable: It could not be recorded: it is nobody's.
         """
-        claimed = self.record.claimed_by(sandbox_id)
+        await self.update(self.record.claimed_by(sandbox_id).with_secrets(self.secrets, key))
+        self.secrets = {}
+
+    async def update(self, record: MachineRecord) -> None:
+        """
+        Replace the record.
+
+        Raises:
+            StorageFull, Unavailable: It could not be written (the machine may have just ended): it is what it was.
+        """
         try:
-            claimed.write(self._facilities.directory(self.id))
+            await finished(asyncio.to_thread(record.write, self._facilities.directory(self.id)))
         except OSError as error:
-            raise Unavailable("The machine could not be claimed; try again", context={"cause": str(error)}) from error
-        self.record = claimed
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise StorageFull("The server's disk is full; try again", context={"cause": str(error)}) from error
+            raise Unavailable("The machine could not be recorded; try again", context={"cause": str(error)}) from error
+        self.record = record
+
+    def hold(self) -> None:
+        """Note that the machine stands still, and tell those who wait for its guest."""
+        self.held = True
+        self.gate.refuse(_HELD)
+
+    async def go_on(self) -> None:
+        """
+        Let a machine run that was stopped or whose guest was frozen, as the one it was.
+
+        Raises:
+            GuestFault, DeadlineExceeded, VmmFailed: It cannot.
+        """
+        await self.vm.run()
+        if self.link.answers:
+            await self.guest.wake(going_on(), timeout_s=WAKE_TIMEOUT_S)
+        else:
+            await self.link.part()
+            await self.link.connect(going_on(), fresh=False)
+        self.held = False
+        await self.let_calls_in()
+
+    async def let_calls_in(self) -> None:
+        """The end of a capture: its guest serves again what waits for it."""
+        try:
+            await self.update(replace(self.record, capturing=None))
+        except TerpError as error:  # it runs; the next daemon would hold it, and be told to let it go on
+            log.warning("a machine runs and its record does not say so", machine=self.id, why=error.detail)
+            self.record = replace(self.record, capturing=None)
+        self.gate.open()
 
     async def stop(self) -> None:
         """
@@ -227,7 +297,7 @@ class Machine:
             Unavailable: It has not ended after 30 s; it still will. `on_exit` is called then.
         """
         self.stopping = True
-        self._vm.process.kill()
+        self.vm.process.kill()
         done, _ = await asyncio.wait([self._driver], timeout=_STOP_TIMEOUT_S)
         if not done:
             raise Unavailable("The machine has not ended yet; try again", context={"machine": self.id})
@@ -236,57 +306,61 @@ class Machine:
         """Let go of a machine that runs on without this daemon."""
         self._driver.cancel()
         await asyncio.wait([self._driver])
-        if self._guest is not None:
-            await self._guest.close()
-        await self._vm.close()
+        self.gate.open()
+        await self.vm.close()
+
+    async def end(self) -> None:
+        """Stop a machine that nobody will ask for again. One that hangs in the kernel stays charged until it ends."""
+        try:
+            await self.stop()
+        except Unavailable as error:
+            log.error("machine not stopped", machine=self.id, why=error.detail)  # noqa: TRY400  it says all
+
+    def _wants_guest(self) -> bool:
+        if self.record.sandbox_id is not None:
+            return True
+        log.warning("a warm machine lost its guest", machine=self.id)
+        self.vm.process.kill()
+        return False
 
     async def _drive(self) -> None:
-        keeping = asyncio.create_task(self._keep_connected(), name=f"guest of {self.id}")
         try:
-            await self._vm.process.wait()
+            await self.vm.process.wait()
         finally:
-            keeping.cancel()
-            await asyncio.wait([keeping])
+            await self.link.end()
         await self._bury()
         self._on_exit(self)
 
     async def _bury(self) -> None:
-        if self._guest is not None:
-            await self._guest.close()
+        self.gate.open()  # who waits there finds no guest
         try:
-            await self._vm.kill()
+            await self.vm.kill()
             await asyncio.to_thread(self._facilities.remove, self.id)
         except Exception:  # whatever it is, who waits for the end must not wait for ever; the next start tries again
             log.exception("machine remains", machine=self.id)
 
-    async def _keep_connected(self) -> None:
-        await self._woken.wait()
-        attempt = 0
-        while True:
-            began = time.monotonic()
-            if self._guest is not None:
-                await asyncio.wait([self._guest.lost])
-            if self.record.sandbox_id is None:
-                log.warning("a warm machine lost its guest", machine=self.id)
-                self._vm.process.kill()
-                return
-            if time.monotonic() - began > _STABLE_S:
-                attempt = 0
-            await asyncio.sleep(_RECONNECT_S[min(attempt, len(_RECONNECT_S) - 1)])
-            attempt += 1
-            with contextlib.suppress(TerpError, OSError):
-                self._guest = await GuestClient.connect(self._vm.agent_socket, fresh=False, timeout_s=_WAKE_TIMEOUT_S)
-                log.info("guest reconnected", machine=self.id, attempt=attempt)
+
+def first_wake(sandbox_id: SandboxId | None, env: Mapping[str, str], *, forked: bool = False) -> WakeUp:
+    """What makes a guest that of a new sandbox, or of none yet; *forked*, one that was another's before."""
+    hostname = "warm" if sandbox_id is None else _hostname(sandbox_id)
+    machine_id = secrets.token_bytes(16)
+    return WakeUp(secrets.token_bytes(64), time.time_ns(), hostname, machine_id, env, keep_env=forked, forked=forked)
 
 
-async def _finished(work: Coroutine[Any, Any, _T]) -> _T:
-    """Await *work* to its end, also if cancelled meanwhile: a thread under way must not outlive what undoes it."""
-    task = asyncio.ensure_future(work)
+def _hostname(sandbox_id: SandboxId) -> str:
+    """At most 63 characters of [a-z0-9-] (RFC 1123): the ULID in lower case."""
+    return sandbox_id.removeprefix("sbx_").lower()
+
+
+async def _greet(record: MachineRecord, vm: RunningVm) -> GuestClient | None:
+    """The guest of an adopted machine that runs; None when it is silent."""
     try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+        return await GuestClient.connect(vm.agent_socket, fresh=False, timeout_s=_ADOPT_TIMEOUT_S)
+    except GuestFault as error:
+        if not record.awake:
+            raise VmmFailed(f"its guest is silent, and was not woken yet: {error.detail}") from error
+        log.warning("adopting a machine whose guest is silent", machine=record.machine_id, why=error.detail)
+        return None
 
 
 async def _undo(error: BaseException, vm: RunningVm | None, facilities: Facilities, machine_id: str) -> None:

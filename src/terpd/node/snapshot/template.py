@@ -95,6 +95,10 @@ class TemplateSnapshots:
         self._uid = uid
         self._initrds: dict[str, Path] = {}  # by kernel digest; each is named by its own
 
+    @property
+    def home(self) -> Path:
+        return self._home
+
     def find(self, image: Image, size: Size) -> TemplateSnapshot | None:
         directory, made_of = self._place(image, size)
         try:
