@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from terpd.model.ports import NodeCapacity
@@ -29,15 +31,26 @@ class Metrics:
         self._warm = Gauge("terp_node_machines_warm", "Machines waiting in pools", registry=self.registry)
         self._memory = Gauge("terp_node_guest_memory_mib", "Guest memory promised, MiB", registry=self.registry)
         self._memory_cap = Gauge("terp_node_guest_memory_cap_mib", "Guest memory at most, MiB", registry=self.registry)
+        self._disk_free = Gauge(
+            "terp_disk_free_bytes",
+            "Room for saved states on this node's disk, above the reserve",
+            registry=self.registry,
+        )
+        self._saved = Gauge("terp_saved_states", "Saved states of this node", ("kind",), registry=self.registry)
 
     def record(self, method: str, route: str, status: int, seconds: float) -> None:
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
-    def render(self, capacity: NodeCapacity) -> bytes:
+    def render(self, capacity: NodeCapacity, saved: Mapping[str, int]) -> bytes:
+        """*saved* are numbers of saved states by kind."""
         self._machines.set(capacity.machines_used)
         self._machines_cap.set(capacity.machines_cap)
         self._warm.set(capacity.machines_warm)
         self._memory.set(capacity.memory_used_mib)
         self._memory_cap.set(capacity.memory_cap_mib)
+        if capacity.disk_free_bytes is not None:
+            self._disk_free.set(capacity.disk_free_bytes)
+        for kind, number in saved.items():
+            self._saved.labels(kind).set(number)
         return generate_latest(self.registry)

@@ -67,13 +67,18 @@ class MachinePhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NodeCapacity:
-    """Guest memory in MiB and machines: used and the cap that admission enforces; warm machines that wait for use."""
+    """
+    Guest memory in MiB and machines: used and the cap that admission enforces; warm machines that wait for use.
+
+    `disk_free_bytes` is the room for saved states on the node's disk, above the operator's reserve.
+    """
 
     memory_used_mib: int
     memory_cap_mib: int
     machines_used: int
     machines_cap: int
     machines_warm: int = 0
+    disk_free_bytes: int | None = None
 
 
 class Node(Protocol):

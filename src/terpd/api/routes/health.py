@@ -10,6 +10,7 @@ from terpd.api.metrics import Metrics
 from terpd.api.respond import json_response
 from terpd.api.schemas.errors import errors
 from terpd.api.schemas.shape import AnswerBody
+from terpd.model.sandbox import Status
 
 router = APIRouter(tags=["health"])
 
@@ -45,4 +46,9 @@ async def readyz(services: GivenServices) -> Response:
 )
 async def metrics(_caller: Operator, services: GivenServices, request: Request) -> Response:
     figures: Metrics = request.app.state.metrics
-    return Response(figures.render(await services.node.capacity()), media_type=CONTENT_TYPE_LATEST)
+    node, store = services.node, services.store
+    saved = {
+        "paused": sum(sandbox.status is Status.PAUSED for sandbox in await store.live_sandboxes(node.node_id)),
+        "snapshot": len(await store.snapshots_on_node(node.node_id)),
+    }
+    return Response(figures.render(await node.capacity(), saved), media_type=CONTENT_TYPE_LATEST)
