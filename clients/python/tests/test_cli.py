@@ -226,12 +226,17 @@ def test_reader_that_leaves_is_no_traceback(wire, terp, play) -> None:
 def test_ls_writes_a_table_or_json(wire, terp, play) -> None:
     """Data goes to stdout alone; ids are never cut."""
     page, empty = {"sandboxes": [wire.sandbox]}, {"sandboxes": []}
-    play(("GET /v1/sandboxes?limit=200&status=starting", empty), ("GET /v1/sandboxes?limit=200&status=running", page))
+    old = {**wire.sandbox, "id": "sbx_2", "status": "paused", "created_at": "2025-01-01T00:00:00Z"}
+    play(
+        ("GET /v1/sandboxes?limit=200&status=starting", empty),
+        ("GET /v1/sandboxes?limit=200&status=running", {"sandboxes": [old, wire.sandbox]}),
+        *[(f"GET /v1/sandboxes?limit=200&status={status}", empty) for status in ("pausing", "paused", "resuming")],
+    )
     play(("GET /v1/sandboxes?limit=200&metadata%5Ba%5D=b ", page))
 
     table, listed = terp("ls"), terp("ls", "--all", "-m", "a=b", "--json")
 
-    assert ID in table.stdout.decode().splitlines()[1]
+    assert [line.split()[0] for line in table.stdout.decode().splitlines()] == ["ID", ID, "sbx_2"]
     assert json.loads(listed.stdout)[0]["id"] == ID
     assert (table.stderr, listed.stderr) == (b"", b"")
 
@@ -241,6 +246,130 @@ def test_create_prints_the_id(wire, terp, play) -> None:
     play(("POST ", wire.sandbox))
 
     assert terp("create").stdout.decode() == f"{ID}\n"
+
+
+def test_create_from_a_snapshot(wire, terp, play) -> None:
+    """Options that the snapshot does not bring along go with it."""
+    seen = play(("POST ", wire.sandbox))
+
+    terp("create", "--snapshot", "snap_1", "--on-timeout", "pause", "--auto-resume")
+
+    body = json.loads(seen[0][1])
+    assert (body["snapshot"], body["on_timeout"], body["auto_resume"]) == ("snap_1", "pause", True)
+    assert not {"template", "size", "network"} & set(body)
+
+
+def test_pause_and_resume(wire, terp, play) -> None:
+    """Ids go to stdout for the next command, what it came to goes to stderr; with --json nothing does."""
+    paused = {"sandbox_id": ID, "stored_bytes": 5000000, "dirty_bytes": 9000000, "stopped_ms": 41.5}
+    for _ in range(2):
+        play(("GET ", wire.sandbox), (f"POST /v1/sandboxes/{ID}/pause ", paused))
+    play(("GET ", wire.sandbox), (f"POST /v1/sandboxes/{ID}/resume ", wire.sandbox))
+
+    told, as_json, resumed = terp("pause", ID), terp("pause", ID, "--json"), terp("resume", ID)
+
+    assert told.stdout.decode() == resumed.stdout.decode() == f"{ID}\n"
+    assert told.stderr.startswith(b"terp: saved 5.0 MB; 9.0 MB of its memory had changed")
+    assert json.loads(as_json.stdout) == {"stored_bytes": 5000000, "dirty_bytes": 9000000, "stopped_ms": 41.5}
+    assert as_json.stderr == resumed.stderr == b""
+
+
+def test_refused_pause_is_told(wire, terp, play) -> None:
+    """Nothing on stdout: a script must not take it for paused."""
+    cap = {"detail": "No more paused sandboxes", "code": "snapshot_cap_reached"}
+    play(("GET ", wire.sandbox), ("POST ", lambda peer: peer.reply(cap, "409 Conflict")))
+
+    done = terp("pause", ID)
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"terp: No more paused sandboxes [snapshot_cap_reached]\n"
+
+
+def test_fork_prints_the_children(wire, terp, play) -> None:
+    """One id a line."""
+    children = [{**wire.sandbox, "id": f"sbx_{n}"} for n in (1, 2)]
+    seen = play(("GET ", wire.sandbox), (f"POST /v1/sandboxes/{ID}/fork ", {"sandboxes": children}))
+
+    done = terp("fork", ID, "-n", "2", "-e", "A=1", "-m", "b=c", "--timeout", "60")
+
+    assert done.stdout == b"sbx_1\nsbx_2\n"
+    body = json.loads(seen[1][1])
+    assert (body["count"], body["env"], body["metadata"], body["timeout_seconds"]) == (2, {"A": "1"}, {"b": "c"}, 60)
+
+
+def test_snapshots(wire, terp, play) -> None:
+    """Taken, listed, deleted; a failure does not keep the others."""
+    snapshot = wire.snapshot["id"]
+    seen = play(("GET ", wire.sandbox), (f"POST /v1/sandboxes/{ID}/snapshots ", wire.snapshot))
+    for _ in range(2):
+        play(("GET /v1/sandboxes/snapshots ", {"snapshots": [wire.snapshot]}))
+    play(
+        ("GET ", lambda peer: peer.reply({"detail": "no such", "code": "snapshot_not_found"}, "404 Not Found")),
+        (f"GET /v1/sandboxes/snapshots/{snapshot} ", wire.snapshot),
+        (f"DELETE /v1/sandboxes/snapshots/{snapshot} ", {}),
+    )
+
+    taken = terp("snapshot", "create", ID, "--name", "after setup")
+    table, listed = terp("snapshot", "ls"), terp("snapshot", "ls", "--json")
+    gone = terp("snapshot", "rm", "snap_1", snapshot)
+
+    assert taken.stdout.decode() == f"{snapshot}\n"
+    assert b"stood still for 12 ms" in taken.stderr
+    assert json.loads(seen[1][1]) == {"name": "after setup"}
+    assert table.stdout.decode().splitlines()[1].split()[:4] == [snapshot, "ready", "python-3.12", "5.0"]
+    assert json.loads(listed.stdout)[0]["stored_bytes"] == 5000000
+    assert (gone.returncode, gone.stdout.decode()) == (1, f"{snapshot}\n")
+    assert gone.stderr == b"terp: snap_1: no such [snapshot_not_found]\n"
+
+
+def test_attach_passes_the_rest_through(wire, terp, play) -> None:
+    """From the offset on, with the command's exit code."""
+
+    def rest(peer) -> None:
+        peer.head()
+        peer.chunk(wire.sse(wire.chunk(b"rest", offset=7), wire.exited(3)))
+        peer.end()
+
+    play(("GET ", wire.sandbox), (f"GET /v1/sandboxes/{ID}/exec/cmd_1?offset=7 ", rest))
+
+    done = terp("attach", ID, "cmd_1", "--offset", "7")
+
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"rest", b"")
+
+
+@pytest.mark.parametrize(
+    "end", [(), ({"kind": "error", "code": "state_conflict", "message": "the sandbox was paused"},)]
+)
+def test_broken_exec_says_how_to_follow_it(wire, terp, play, running, end) -> None:
+    """The command is not lost when its connection is, or when its sandbox is paused."""
+    play(("GET ", wire.sandbox), ("POST ", running(wire.chunk(b"12", offset=0), wire.chunk(b"345", offset=2), *end)))
+
+    done = terp("exec", ID, "make")
+
+    assert (done.returncode, done.stdout) == (1, b"12345")
+    assert f"terp attach {ID} {wire.started['command_id']} --offset 5\n" in done.stderr.decode()
+
+
+def test_interrupted_exec_says_how_to_follow_it(wire, terp, play) -> None:
+    """Ctrl-C leaves the command running."""
+    started = wire.event()
+
+    def hang(peer) -> None:
+        peer.head()
+        peer.chunk(wire.sse(wire.started, wire.chunk(b"x", offset=0)))
+        started.set()
+        assert peer.left()
+
+    play(("GET ", wire.sandbox), ("POST ", hang))
+    with terp.start("exec", ID, "make") as process:
+        process.stdin.close()
+        assert started.wait(60)
+        assert process.stdout.read(1) == b"x"
+        process.send_signal(signal.SIGINT)
+        err = process.stderr.read()
+
+    assert process.returncode == 130
+    assert b"--offset 1\n" in err
 
 
 def test_rm_goes_on_after_a_failure(wire, terp, play) -> None:
@@ -311,6 +440,8 @@ def test_broken_download_leaves_the_old_file(wire, terp, play, tmp_path) -> None
         ["exec", "sbx_1", "--"],
         ["cp", "a", "b"],
         ["create", "-m", "x"],
+        ["snapshot", "rm"],
+        ["attach", "sbx_1", "cmd_1", "--offset", "-1"],
         ["create", "-e", "NOT_SET_ANYWHERE"],
     ],
 )
@@ -338,10 +469,14 @@ def test_failures_are_one_line(terp, args: list[str], env: dict[str, str], messa
     assert done.stdout == b""
 
 
-@pytest.mark.parametrize("command", ["run", "exec", "create", "ls", "rm", "cp"])
+COMMANDS = ["run", "exec", "attach", "create", "ls", "rm", "pause", "resume", "fork", "cp"]
+SNAPSHOT_COMMANDS = [f"snapshot {command}" for command in ("create", "ls", "rm")]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *SNAPSHOT_COMMANDS])
 def test_help_shows_an_example(command: str) -> None:
     """One that can be copied."""
-    assert f"Example: terp {command} " in CliRunner().invoke(app, [command, "--help"]).stdout
+    assert f"Example: terp {command} " in CliRunner().invoke(app, [*command.split(), "--help"]).stdout
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from terp import TerpError
-from terp.cli import commands, sandboxes, transfer
+from terp.cli import commands, sandboxes, saved, transfer
 from terp.cli.interrupts import interrupts
 from terp.cli.terminal import complain, told
 
@@ -23,9 +23,14 @@ PASSED_ON = {"allow_interspersed_args": False, "ignore_unknown_options": True}  
 
 app.command("run", context_settings=PASSED_ON)(commands.run)
 app.command("exec", context_settings=PASSED_ON)(commands.execute)
+app.command("attach")(commands.attach)
 app.command("create")(sandboxes.create)
 app.command("ls")(sandboxes.show)
 app.command("rm")(sandboxes.remove)
+app.command("pause")(saved.pause)
+app.command("resume")(saved.resume)
+app.command("fork")(saved.fork)
+app.add_typer(saved.snapshots, name="snapshot")
 app.command("cp")(transfer.copy)
 
 

@@ -1,4 +1,4 @@
-"""`terp run`, `terp exec`: a program's bytes and exit code passed through."""
+"""`terp run`, `terp exec`, `terp attach`: a program's bytes and exit code passed through."""
 
 from __future__ import annotations
 
@@ -7,12 +7,26 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from terp import ExecKilled, ExecTimeout, Exited, Sandbox, Stderr, Stdout, TerpError
+from terp import (
+    ConnectionFailed,
+    ExecEvent,
+    ExecKilled,
+    ExecTimeout,
+    Exited,
+    RequestTimeout,
+    Sandbox,
+    Started,
+    StateConflict,
+    Stderr,
+    Stdout,
+    TerpError,
+)
 from terp.cli import options
 from terp.cli.interrupts import Interrupted, interrupts
 from terp.cli.terminal import complain, told, write
@@ -57,7 +71,7 @@ def run(
     command = [*interpreter(name, source, template), path, *(args or [])]
     with _sandbox(template, size=size, timeout=timeout + LEASE_MARGIN_S, env=env, keep=keep) as sandbox:
         sandbox.files.write(path, source, mode=0o755)
-        code = _pass_through(sandbox, shlex.join(command), timeout=timeout)
+        code = _pass_through(sandbox.exec_stream(shlex.join(command), timeout=timeout))
     raise typer.Exit(code)
 
 
@@ -83,13 +97,29 @@ def execute(
         raise typer.BadParameter("a command is missing", param_hint="COMMAND")
     stdin = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
     line = command[0] if len(command) == 1 else shlex.join(command)
+    variables = options.read_env(env)
     sandbox = Sandbox.get(sandbox_id)
-    try:
-        code = _pass_through(sandbox, line, timeout=timeout, cwd=cwd, env=options.read_env(env), stdin=stdin)
-    except Interrupted:
-        complain(f"the command runs on until its timeout; to end it with its sandbox: terp rm {sandbox.id}")
-        raise
-    raise typer.Exit(code)
+    events = sandbox.exec_stream(line, cwd=cwd, env=variables, timeout=timeout, stdin=stdin)
+    raise typer.Exit(_followed(sandbox, events, _Position()))
+
+
+def attach(
+    sandbox_id: Annotated[str, typer.Argument(metavar="ID")],
+    command_id: Annotated[str, typer.Argument(metavar="COMMAND", help="Its id, as terp exec tells it.")],
+    *,
+    offset: Annotated[int, typer.Option(min=0, help="Bytes of its output to leave out.")] = 0,
+) -> None:
+    """
+    Follow a command that was started before; output and exit code are passed through.
+
+    terp exec tells how, when it is interrupted, loses its connection or its sandbox is paused. The sandbox keeps a
+    bounded part of the output.
+
+    Example: terp attach sbx_01J8ZQ4T9M5V3K7C2N6R1W0XYB cmd_01J8ZQ4T9M5V3K7C2N6R1W0XYB --offset 4096
+    """
+    sandbox = Sandbox.get(sandbox_id)
+    events = sandbox.attach(command_id, offset=offset)
+    raise typer.Exit(_followed(sandbox, events, _Position(command_id, offset)))
 
 
 def interpreter(name: str, source: bytes, template: str) -> Sequence[str]:
@@ -126,18 +156,38 @@ def _terminate(sandbox: Sandbox) -> None:
         complain(f"{sandbox.id} was not terminated and ends at {sandbox.expires_at:%H:%M:%S} UTC: {told(error)}")
 
 
-def _pass_through(
-    sandbox: Sandbox,
-    line: str,
-    *,
-    timeout: int,
-    cwd: str = "/workspace",
-    env: dict[str, str] | None = None,
-    stdin: bytes | None = None,
-) -> int:
+@dataclass
+class _Position:
+    """Where in which command's output we are."""
+
+    command_id: str = ""
+    offset: int = 0
+
+    def move(self, event: ExecEvent) -> None:
+        if isinstance(event, Started):
+            self.command_id = event.command_id
+        elif isinstance(event, Stdout | Stderr):
+            self.offset = event.offset + len(event.data)
+
+
+def _followed(sandbox: Sandbox, events: Iterator[ExecEvent], position: _Position) -> int:
+    try:
+        return _pass_through(events, position)
+    except (Interrupted, ConnectionFailed, RequestTimeout, StateConflict):
+        if position.command_id:
+            complain(
+                "the command goes on as its sandbox does, until its timeout. To follow it:"
+                f" terp attach {sandbox.id} {position.command_id} --offset {position.offset}"
+            )
+        raise
+
+
+def _pass_through(events: Iterator[ExecEvent], position: _Position | None = None) -> int:
     code = 0
     try:
-        for event in sandbox.exec_stream(line, cwd=cwd, env=env, timeout=timeout, stdin=stdin):
+        for event in events:
+            if position is not None:
+                position.move(event)
             if isinstance(event, Stdout):
                 write(sys.stdout, event.data)
             elif isinstance(event, Stderr):

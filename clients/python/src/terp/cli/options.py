@@ -9,6 +9,19 @@ import typer
 
 Template = Annotated[str, typer.Option("--template", "-t", help="What the sandbox starts from.")]
 Size = Annotated[str, typer.Option(help="small, medium or large, as far as the server has them.")]
+NewTemplate = Annotated[
+    str | None,
+    typer.Option("--template", "-t", help="What the sandbox starts from.", show_default="python-3.12"),
+]
+NewSize = Annotated[
+    str | None,
+    typer.Option("--size", help="small, medium or large, as far as the server has them.", show_default="small"),
+]
+Lease = Annotated[int, typer.Option(help="Seconds until it ends by itself.")]
+OnTimeout = Annotated[str, typer.Option(help="What happens then: kill, or pause.")]
+AutoResume = Annotated[
+    bool, typer.Option("--auto-resume", help="While it is paused, a command or a file call resumes it.")
+]
 Env = Annotated[
     list[str] | None,
     typer.Option("--env", "-e", help="KEY=VALUE, or KEY to pass your own on. Repeatable.", metavar="KEY[=VALUE]"),

@@ -12,15 +12,23 @@ from terp import Sandbox, SandboxInfo, TerpError
 from terp.cli import options
 from terp.cli.terminal import complain, tell, tell_json, tell_table, told
 
-LIVE = ("starting", "running")
+LIVE = ("starting", "running", "pausing", "paused", "resuming")
 
 
 def create(
     *,
-    template: options.Template = "python-3.12",
-    size: options.Size = "small",
-    network: Annotated[str, typer.Option(help="off, restricted or open, as far as the server offers it.")] = "off",
-    timeout: Annotated[int, typer.Option(help="Seconds until it ends by itself.")] = 600,
+    template: options.NewTemplate = None,
+    snapshot: Annotated[
+        str | None, typer.Option(help="Id of a snapshot to start from instead; see: terp snapshot --help")
+    ] = None,
+    size: options.NewSize = None,
+    network: Annotated[
+        str | None,
+        typer.Option(help="off, restricted or open, as far as the server offers it.", show_default="off"),
+    ] = None,
+    timeout: options.Lease = 600,
+    on_timeout: options.OnTimeout = "kill",
+    auto_resume: options.AutoResume = False,
     env: options.Env = None,
     metadata: options.Metadata = None,
     as_json: options.AsJson = False,
@@ -28,13 +36,18 @@ def create(
     """
     Start a sandbox and print its id.
 
-    Example: terp create --template python-3.12 --timeout 3600
+    With --snapshot it has the memory, processes and files of the snapshot, and its template, size and network.
+
+    Example: terp create --template python-3.12 --timeout 3600 --on-timeout pause --auto-resume
     """
     sandbox = Sandbox.create(
         template,
+        snapshot=snapshot,
         size=size,
         network=network,
         timeout=timeout,
+        on_timeout=on_timeout,
+        auto_resume=auto_resume,
         env=options.read_env(env),
         metadata=options.read_metadata(metadata),
     )
@@ -46,19 +59,23 @@ def create(
 
 def show(
     *,
-    status: Annotated[str | None, typer.Option(help="Only those: starting, running, terminated or failed.")] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(help="Only those: starting, running, pausing, paused, resuming, terminated or failed."),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", "-a", help="Those that have ended, too.")] = False,
     metadata: options.Metadata = None,
     as_json: options.AsJson = False,
 ) -> None:
     """
-    List sandboxes that live, newest first.
+    List sandboxes that live, running or paused, newest first.
 
     Example: terp ls --metadata user=42 --json
     """
     wanted: tuple[str | None, ...] = (status,) if status or everything else LIVE
     labels = options.read_metadata(metadata)
     found = [sandbox.info for each in wanted for sandbox in Sandbox.list(status=each, metadata=labels)]
+    found.sort(key=lambda info: info.created_at, reverse=True)
     if as_json:
         tell_json(found)
     else:
@@ -72,7 +89,7 @@ def remove(
     everything: Annotated[bool, typer.Option("--all", help="All sandboxes of this key's tenant.")] = False,
 ) -> None:
     """
-    Terminate sandboxes with all they hold.
+    Terminate sandboxes, running or paused, with all they hold.
 
     Example: terp rm sbx_01J8ZQ4T9M5V3K7C2N6R1W0XYB
     """
@@ -98,6 +115,7 @@ def _terminated(sandbox_id: str) -> bool:
 
 
 def _row(info: SandboxInfo, now: dt.datetime) -> tuple[str, ...]:
-    left_s = int((info.expires_at - now).total_seconds())
+    ends_at = info.paused_expires_at if info.status == "paused" else info.expires_at
+    left_s = 0 if ends_at is None else int((ends_at - now).total_seconds())
     ends_in = f"{left_s // 60} min {left_s % 60} s" if info.status in LIVE and left_s > 0 else "-"
     return info.id, info.status, info.template, info.size or "-", ends_in

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import IO
 
-from terp import ConnectionFailed, SandboxInfo, TerpError, Unauthenticated
+from terp import ConnectionFailed, Paused, SandboxInfo, SnapshotInfo, TerpError, Unauthenticated
+
+Info = SandboxInfo | SnapshotInfo | Paused
 
 
 def complain(message: str) -> None:
@@ -22,18 +24,26 @@ def tell(line: str) -> None:
     print(printable(line), flush=True)  # noqa: T201
 
 
+def progress(message: str) -> None:
+    """Tell who waits at a terminal what for; a script is told nothing."""
+    if sys.stderr.isatty():
+        complain(message)
+
+
+def megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.1f} MB"
+
+
 def write(stream: IO[str], data: bytes) -> None:
     """Pass a command's output on at once."""
     stream.buffer.write(data)  # type: ignore[attr-defined]  # sys.stdout and sys.stderr have one
     stream.flush()
 
 
-def tell_json(sandboxes: SandboxInfo | Sequence[SandboxInfo]) -> None:
+def tell_json(found: Info | Sequence[Info]) -> None:
     """Write one JSON document to stdout, ASCII only."""
-    if isinstance(sandboxes, SandboxInfo):
-        print(json.dumps(_object(sandboxes), indent=2), flush=True)  # noqa: T201
-    else:
-        print(json.dumps([_object(info) for info in sandboxes], indent=2), flush=True)  # noqa: T201
+    content = [_object(info) for info in found] if isinstance(found, Sequence) else _object(found)
+    print(json.dumps(content, indent=2), flush=True)  # noqa: T201
 
 
 def tell_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -59,7 +69,7 @@ def told(error: TerpError) -> str:
     return f"{error.detail}{todo} [{error.code}{trace}]"
 
 
-def _object(info: SandboxInfo) -> dict[str, object]:
+def _object(info: Info) -> dict[str, object]:
     return {
         name: value.isoformat() if isinstance(value, dt.datetime) else value
         for name, value in dataclasses.asdict(info).items()
