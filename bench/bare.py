@@ -1,7 +1,7 @@
 """
 The floor: a QEMU that restores the same template with no daemon, no jail, no cgroup and no record around it.
 
-Only what physics asks for is here: an overlay copied, two sockets, one exec, the device state, the guest's answer.
+Only what physics asks for is here: an encrypted overlay, two sockets, one exec, the device state, the guest's answer.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from terpd.daemon.node import VAULT
 from terpd.node.disk import overlay
 from terpd.node.guest.client import GuestClient, WakeUp
 from terpd.node.snapshot.template import TemplateSnapshot
 from terpd.node.vmm import sockets
+from terpd.node.vmm.base import Layer
 from terpd.node.vmm.qemu import command_line
 from terpd.node.vmm.qmp import Qmp
+from terpd.node.vmm.running import STATE_SET, layer_set
 
 
 @dataclass
@@ -43,8 +46,11 @@ async def bare_clone(snapshot: TemplateSnapshot, accel: str) -> AsyncIterator[Ba
         for link, target in {"memory": snapshot.memory, **snapshot.disk_backing}.items():
             (directory / link).symlink_to(target)
         began = time.monotonic()
-        overlay.copy(snapshot.empty_overlay, directory / "disk.qcow2", uid=os.geteuid())
-        state = os.open(snapshot.devices, os.O_RDONLY)
+        layer = Layer(directory / "layer.qcow2", secrets.token_bytes(32))
+        await overlay.create(VAULT, snapshot.empty_overlay, layer.path, secret=layer.secret, uid=os.geteuid())
+        (directory / "k0").write_bytes(layer.passphrase)
+        descriptors = [(STATE_SET, os.open(snapshot.devices, os.O_RDONLY))]
+        descriptors += [(layer_set(0), os.open(layer.path, access)) for access in (os.O_RDWR, os.O_RDONLY)]
         with (
             sockets.listen(directory / "qmp.sock") as qmp_listener,
             sockets.listen(directory / "agent.sock") as agent_listener,
@@ -55,19 +61,20 @@ async def bare_clone(snapshot: TemplateSnapshot, accel: str) -> AsyncIterator[Ba
                 accel=accel,
                 qmp_fd=qmp_listener.fileno(),
                 agent_fd=agent_listener.fileno(),
-                descriptors={1: state},
+                descriptors=descriptors,
                 boot=None,
             )
             argv = [argument.replace("/m/", f"{directory}/") for argument in argv]
             qmp = await Qmp.connect(sockets.connect(directory / "qmp.sock"))
-            load = qmp.execute_later("migrate-incoming", {"uri": "file:/dev/fdset/1"})
+            load = qmp.execute_later("migrate-incoming", {"uri": f"file:/dev/fdset/{STATE_SET}"})
             process = subprocess.Popen(
                 argv,
-                pass_fds=[state, qmp_listener.fileno(), agent_listener.fileno()],
+                pass_fds=[*(fd for _, fd in descriptors), qmp_listener.fileno(), agent_listener.fileno()],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-        os.close(state)
+        for _, fd in descriptors:
+            os.close(fd)
         try:
             await load
             await qmp.event("RESUME", timeout_s=30)

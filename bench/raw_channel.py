@@ -55,7 +55,7 @@ async def measure(snapshot: TemplateSnapshot, accel: str, boot: Boot, mib: int) 
                 accel=accel,
                 qmp_fd=qmp.fileno(),
                 agent_fd=agent.fileno(),
-                descriptors={CONSOLE_SET: console},
+                descriptors=[(CONSOLE_SET, console)],
                 boot=boot,
             )
             argv = [a.replace("/m/", f"{directory}/").replace("max_ports=2", "max_ports=3") for a in argv]
