@@ -7,6 +7,7 @@ Implementations raise only errors of `terpd.model.errors`. Every act may be repe
 from __future__ import annotations
 
 import datetime as dt
+import socket
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,6 +15,7 @@ from typing import Protocol
 
 from terpd.model.guest import ExecEvent, ExecRequest, FileInfo, GuestStats
 from terpd.model.ids import ExecId, KeyId, SandboxId, StateId, TenantId
+from terpd.model.network import EgressFilter, EgressRecord, NetworkSpec, Traffic
 from terpd.model.sandbox import EndReason, Sandbox, Size, Status
 from terpd.model.snapshot import Receipt, SavedState, Snapshot
 from terpd.model.template import TemplateInfo
@@ -42,6 +44,7 @@ class MachineSpec:
             is set over what the guest has.
         key: The sandbox's data key: wraps the key of the machine's disk.
         state: Continue from it; template and size are then those it was made with.
+        network: None for a machine without network device.
         fork: With *state*: the machine becomes another than the one that was saved (names, machine id, a signal to
             programs that keep random state of their own). False: it goes on as the same.
     """
@@ -53,6 +56,7 @@ class MachineSpec:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     state: StateRef | None = None
     fork: bool = False
+    network: NetworkSpec | None = field(default=None, repr=False)
 
 
 class MachinePhase(StrEnum):
@@ -140,6 +144,29 @@ class Node(Protocol):
 
     async def snapshot_machine(self, sandbox_id: SandboxId, *, key: bytes, into: StateRef) -> SavedState:
         """As `pause_machine`, but the machine runs on as soon as what changed is copied, and is AWAKE on return."""
+
+    async def set_network(self, sandbox_id: SandboxId, network: NetworkSpec) -> None:
+        """
+        Give a machine with a network device this policy and these credentials from now on.
+
+        Connections under way that are not allowed any more are closed. A machine that was adopted reaches nothing
+        until this is called. After a restart of the server its credentials are lost: what needs them is blocked.
+
+        Raises:
+            StateConflict: It is not here, or has no network device.
+        """
+
+    def egress(self) -> AsyncIterator[Sequence[EgressRecord]]:
+        """Yield what connections came to when they are over, in batches. One consumer; bounded, oldest dropped."""
+
+    async def dial(self, sandbox_id: SandboxId, port: int) -> socket.socket:
+        """
+        Connect to a TCP port of the guest, for a preview. A connected, non-blocking socket, the caller's to close.
+
+        Raises:
+            StateConflict: The machine is not here, is HELD or has no network device.
+            Unavailable: Nobody listens there, or the guest does not answer.
+        """
 
     async def has_state(self, state_id: StateId) -> bool:
         """Whether that state was saved whole. It says nothing of what became of it since: starting from it does."""
@@ -369,6 +396,25 @@ class Store(Protocol):
 
     async def snapshots_on_node(self, node_id: str) -> Sequence[Snapshot]:
         """All tenants' snapshots on this node, those for forks included."""
+
+    async def set_network_policy(
+        self, tenant: TenantId, sandbox_id: SandboxId, *, allow_domains: Sequence[str] | None, report_only: bool
+    ) -> Sandbox:
+        """Raises SandboxNotFound; StateConflict if it has ended or its network is `off`."""
+
+    async def add_egress(self, records: Sequence[EgressRecord]) -> None:
+        """Record connections and add them to their sandboxes' traffic, in one transaction. Known ids are skipped."""
+
+    async def list_egress(
+        self, tenant: TenantId, sandbox_id: SandboxId, where: EgressFilter
+    ) -> Sequence[EgressRecord]:
+        """Newest first. Raises SandboxNotFound."""
+
+    async def traffic(self, tenant: TenantId, sandbox_id: SandboxId) -> Traffic:
+        """Raises SandboxNotFound."""
+
+    async def prune_egress(self, before: dt.datetime, *, limit: int) -> int:
+        """Remove at most *limit* records older than *before*; traffic stays. Returns how many were removed."""
 
     async def list_receipts(self, tenant: TenantId, *, subject: str | None, limit: int) -> Sequence[Receipt]:
         """Newest first."""

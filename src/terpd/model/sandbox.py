@@ -17,7 +17,7 @@ TERMINATED and FAILED are final: their data key is destroyed, and whoever finds 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -97,6 +97,9 @@ class Sandbox:
         snapshot: Which named snapshot, or which fork's, it was created from.
         state_id, stored_bytes: Its saved state while it is in `SAVED`, and the state's size once it is PAUSED.
         paused_expires_at: When a PAUSED one is terminated; None for never.
+        allow_domains: Replaces the template's default list in `restricted`; None keeps it.
+        report_only: See `NetworkPolicy`.
+        preview_auth: Previews ask for a token, which is derived from the server's key and stands nowhere.
         key_id: Names its data key; it stays readable when the key is destroyed.
         sealed_key: The data key, wrapped by the server's key; None once it is destroyed.
     """
@@ -123,6 +126,9 @@ class Sandbox:
     state_id: StateId | None = None
     stored_bytes: int | None = None
     paused_expires_at: dt.datetime | None = None
+    allow_domains: Sequence[str] | None = None
+    report_only: bool = False
+    preview_auth: bool = False
     key_id: str | None = None
     sealed_key: bytes | None = field(default=None, repr=False)
 
