@@ -19,7 +19,7 @@ use crate::exec::Execs;
 use crate::fault::{Code, Fault};
 use crate::files::WriteRoots;
 use crate::proto::{Hello, HelloReply};
-use crate::sync::{lock, wait_while};
+use crate::sync::{lock, wait, wait_while};
 
 /// Generation of the wire this agent speaks.
 const WIRE_VERSION: u32 = 1;
@@ -45,8 +45,8 @@ pub(crate) struct Life {
     pub(crate) phase: Phase,
     /// The sandbox's environment: here and in the processes it is given to, never on disk.
     pub(crate) env: BTreeMap<String, String>,
-    /// Execs that are being started.
-    starting: usize,
+    /// Ids of the execs that are being started, or refused.
+    starting: Vec<String>,
 }
 
 pub(crate) struct Agent {
@@ -67,6 +67,7 @@ pub(crate) struct Agent {
     /// Held open, since a user may remove them or put anything in their place.
     pub(crate) null: OwnedFd,
     pub(crate) random: OwnedFd,
+    pub(crate) proc: OwnedFd,
     boot_id: [u8; 16],
 }
 
@@ -83,10 +84,11 @@ impl Agent {
         // Never waits for the pool to fill: this names a boot, it protects nothing.
         rustix::rand::getrandom(&mut boot_id, GetRandomFlags::INSECURE)?;
         let device = |path: &str| rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let cgroups = cgroups.map(Arc::new);
         Ok(Self {
             owns_machine,
-            life: Mutex::new(Life { phase: Phase::Booted, env: BTreeMap::new(), starting: 0 }),
+            life: Mutex::new(Life { phase: Phase::Booted, env: BTreeMap::new(), starting: Vec::new() }),
             started: Condvar::new(),
             transition: Mutex::new(()),
             execs: Arc::new(Execs::new(cgroups.clone())?),
@@ -95,6 +97,7 @@ impl Agent {
             image_env,
             null: device("/dev/null")?,
             random: device("/dev/urandom")?,
+            proc: rustix::fs::open("/proc", directory, Mode::empty())?,
             boot_id,
         })
     }
@@ -117,19 +120,23 @@ impl Agent {
         lock(&self.life).check_awake()
     }
 
-    /// Begins the start of an exec, with what *prepare* makes of the sandbox's environment. Freeze waits for its end.
+    /// Begins the start of an exec. Freeze waits for its end.
     ///
     /// # Errors
-    /// UNAVAILABLE while frozen, and what *prepare* fails with.
-    pub(crate) fn begin_start<T>(
-        &self,
-        prepare: impl FnOnce(&BTreeMap<String, String>) -> Result<T, Fault>,
-    ) -> Result<(Starting<'_>, T), Fault> {
+    /// UNAVAILABLE while frozen.
+    pub(crate) fn begin_start(self: &Arc<Self>, id: &str) -> Result<Starting, Fault> {
         let mut life = lock(&self.life);
         life.check_awake()?;
-        let prepared = prepare(&life.env)?;
-        life.starting += 1;
-        Ok((Starting(self), prepared))
+        life.starting.push(id.to_owned());
+        Ok(Starting { agent: self.clone(), id: id.to_owned() })
+    }
+
+    /// Waits until no exec of that id is being started, which `Birth` bounds.
+    pub(crate) fn await_start(&self, id: &str) {
+        let mut life = lock(&self.life);
+        while life.starting.iter().any(|starting| starting == id) {
+            life = wait(&self.started, life);
+        }
     }
 
     /// Lets no exec start any more, and waits for those that are being started: a process that is born into a frozen
@@ -140,7 +147,7 @@ impl Agent {
     pub(crate) fn stop_starts(&self, bound: Duration) -> Result<Phase, Fault> {
         let mut life = lock(&self.life);
         let before = std::mem::replace(&mut life.phase, Phase::Frozen);
-        let (mut life, all_over) = wait_while(&self.started, life, bound, |life| life.starting > 0);
+        let (mut life, all_over) = wait_while(&self.started, life, bound, |life| !life.starting.is_empty());
         if all_over {
             return Ok(before);
         }
@@ -150,12 +157,18 @@ impl Agent {
 }
 
 /// The start of an exec that is under way.
-pub(crate) struct Starting<'a>(&'a Agent);
+pub(crate) struct Starting {
+    agent: Arc<Agent>,
+    id: String,
+}
 
-impl Drop for Starting<'_> {
+impl Drop for Starting {
     fn drop(&mut self) {
-        lock(&self.0.life).starting -= 1;
-        self.0.started.notify_all();
+        let starting = &mut lock(&self.agent.life).starting;
+        if let Some(index) = starting.iter().position(|starting| *starting == self.id) {
+            starting.swap_remove(index);
+        }
+        self.agent.started.notify_all();
     }
 }
 

@@ -19,6 +19,8 @@ use crate::sync::lock;
 
 /// Empty cgroups that are kept for the next exec.
 const SPARE: usize = 8;
+/// How long nothing may happen to a freeze before it is looked into.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 pub(crate) struct Cgroups {
     /// Held open, and everything is reached through it: a user may unmount the path or mount something over it.
@@ -97,19 +99,20 @@ impl Cgroups {
         }
     }
 
-    /// Stops every user process.
+    /// Stops every user process. One that waits in the kernel for what does not come while others are stopped (an answer
+    /// of a FUSE server) counts as stopped if `any_runs` denies that any other runs: before its program goes on, it stops.
     ///
     /// # Errors
     /// They did not all stop within *bound*: all go on.
-    pub(crate) fn freeze(&self, bound: Duration) -> io::Result<()> {
-        let outcome = self.try_freeze(bound);
+    pub(crate) fn freeze(&self, bound: Duration, any_runs: impl Fn() -> io::Result<bool>) -> io::Result<()> {
+        let outcome = self.try_freeze(bound, any_runs);
         if outcome.is_err() {
             let _ = self.thaw();
         }
         outcome
     }
 
-    fn try_freeze(&self, bound: Duration) -> io::Result<()> {
+    fn try_freeze(&self, bound: Duration, any_runs: impl Fn() -> io::Result<bool>) -> io::Result<()> {
         let deadline = Instant::now() + bound;
         let events = open_file(&self.base, "cgroup.events", OFlags::RDONLY)?;
         write(&self.base, "cgroup.freeze", "1")?;
@@ -118,12 +121,13 @@ impl Cgroups {
             if read_flag(events.as_fd(), "frozen")? {
                 return Ok(());
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if Instant::now() >= deadline {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            let left = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
-            poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&left))?;
+            let patience = Timespec::try_from(LOOK_AGAIN).map_err(|_| Errno::INVAL)?;
+            if poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&patience))? == 0 && !any_runs()? {
+                return Ok(());
+            }
         }
     }
 

@@ -16,7 +16,9 @@ use rustix::time::{clock_gettime, clock_settime, ClockId, Timespec};
 use crate::agent::{Agent, Phase};
 use crate::exec::command::check_env;
 use crate::fault::{Code, Fault};
+use crate::forked;
 use crate::log;
+use crate::processes;
 use crate::proto::{Freeze, Wake, WakeReply};
 use crate::sync::lock;
 
@@ -36,12 +38,20 @@ pub(crate) fn wake(agent: &Agent, ask: Wake) -> Result<WakeReply, Fault> {
     check(&ask)?;
     let _one = lock(&agent.transition);
     let clock_step_ns = if agent.owns_machine { become_own(agent, &ask)? } else { clock_offset(ask.unix_time_ns) };
+    if ask.forked {
+        forked::tell_processes(&agent.proc).map_err(|errno| Fault::os(errno, "cannot tell programs of the fork"))?;
+    }
     let mut life = lock(&agent.life);
-    life.env = ask.env;
+    if !ask.keep_env {
+        life.env.clear();
+    }
+    life.env.extend(ask.env);
     if let Some(cgroups) = &agent.cgroups {
         cgroups.thaw().map_err(|error| Fault::io(&error, "cannot thaw"))?;
     }
     life.phase = Phase::Awake;
+    drop(life);
+    agent.execs.wake();
     Ok(WakeReply { clock_step_ns })
 }
 
@@ -70,7 +80,9 @@ fn become_own(agent: &Agent, ask: &Wake) -> Result<i64, Fault> {
     clock_settime(ClockId::Realtime, now).map_err(|errno| Fault::os(errno, "cannot set the clock"))?;
     if !ask.machine_id.is_empty() {
         let text: String = ask.machine_id.iter().map(|byte| format!("{byte:02x}")).chain(["\n".to_owned()]).collect();
-        replace_text("/etc/machine-id", text.as_bytes()).map_err(|errno| Fault::os(errno, "/etc/machine-id"))?;
+        // A full disk does not keep it from that. One that a user made read-only does: no two guests go by one name.
+        replace_text("/etc/machine-id", text.as_bytes())
+            .map_err(|errno| Fault::os(errno, "cannot give /etc/machine-id a new content"))?;
     }
     if !ask.hostname.is_empty() {
         rustix::system::sethostname(ask.hostname.as_bytes())
@@ -193,14 +205,18 @@ pub(crate) fn freeze(agent: &Agent, ask: Freeze) -> Result<(), Fault> {
     let _one = lock(&agent.transition);
     let before = agent.stop_starts(FREEZE_BOUND)?;
     let outcome = cgroups
-        .freeze(FREEZE_BOUND)
+        .freeze(FREEZE_BOUND, || Ok(processes::any_runs(&agent.proc)?))
         .map_err(|error| Fault::new(Code::Unavailable, format!("user processes did not stop: {error}")))
         .and_then(|()| {
             settle(agent, ask.drop_page_cache).map_err(|error| Fault::io(&error, "cannot write out file systems"))
         });
-    if outcome.is_err() && before != Phase::Frozen {
-        let _ = cgroups.thaw();
-        lock(&agent.life).phase = before;
+    match outcome {
+        Ok(()) => agent.execs.freeze(),
+        Err(_) if before != Phase::Frozen => {
+            let _ = cgroups.thaw();
+            lock(&agent.life).phase = before;
+        }
+        Err(_) => {}
     }
     outcome
 }

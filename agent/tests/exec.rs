@@ -10,7 +10,7 @@ use terp_agent::proto::{reply, ExecAttach, ExecSignal, ExecStart, Freeze, Stats,
 use terp_agent::wire::frame::Kind;
 
 fn attach(id: &str, offset: u64) -> Call {
-    Call::ExecAttach(ExecAttach { exec_id: id.to_owned(), offset })
+    Call::ExecAttach(ExecAttach { exec_id: id.to_owned(), offset, stdin: false })
 }
 
 fn signal(id: &str, signal: u32) -> Call {
@@ -108,16 +108,17 @@ fn stdin_flows_under_credit() {
     assert_eq!(host.finish(stream).output().trim(), "2000000");
 }
 
-/// A command that never reads its stdin ends all the same, and one whose host is gone sees the end of it.
+/// A command that never reads its stdin ends all the same, and one whose sender has left sees the end of it.
 #[test]
 fn stdin_never_blocks_an_exit() {
     let agent = Agent::start();
     let mut host = agent.connect();
     let unread = ExecStart { exec_id: "a".into(), command: "true".into(), stdin: true, ..ExecStart::default() };
     assert_eq!(host.call_with(Call::ExecStart(unread.clone()), &[&vec![0; 60_000]]).exited().exit_code, 0);
-    host.open(Call::ExecStart(ExecStart { exec_id: "b".into(), command: "cat; echo over".into(), ..unread }));
+    let cat = ExecStart { exec_id: "b".into(), command: "cat; echo over".into(), ..unread };
+    let stream = host.open(Call::ExecStart(cat));
     host.receive();
-    let mut host = agent.connect();
+    host.send(Kind::Cancel, stream, b"");
     assert_eq!(host.call(attach("b", 0)).output(), "over\n");
 }
 
@@ -145,10 +146,10 @@ fn a_detached_command_runs_on() {
     let command =
         format!("read x < {0}; seq 300000; echo end; touch {1}", agent.path("work/go"), agent.path("work/done"));
     std::process::Command::new("mkfifo").arg(agent.path("work/go")).status().unwrap();
-    host.open(start("a", &command));
+    let stream = host.open(start("a", &command));
     host.receive();
-    drop(host);
-    let mut host = agent.connect();
+    host.send(Kind::Cancel, stream, b"");
+    assert_eq!(host.finish(stream).code(), Code::Unavailable);
     std::fs::write(agent.path("work/go"), "\n").unwrap();
     eventually("it runs on", || std::path::Path::new(&agent.path("work/done")).exists());
     let outcome = host.call(attach("a", 0));

@@ -68,7 +68,8 @@ fn rule_breakers_lose_their_session() {
         },
         // Credit nobody used.
         &|host| {
-            let stream = host.open(Call::ExecAttach(ExecAttach { exec_id: "survivor".into(), offset: 0 }));
+            let stream =
+                host.open(Call::ExecAttach(ExecAttach { exec_id: "survivor".into(), ..ExecAttach::default() }));
             host.send(Kind::Credit, stream, &1u32.to_be_bytes());
         },
         // Another frame within a request.
@@ -134,7 +135,7 @@ fn calls_are_bounded() {
     host.open(start("quiet", "exec sleep 1000"));
     host.receive();
     for _ in 0..256 {
-        host.open(Call::ExecAttach(ExecAttach { exec_id: "quiet".into(), offset: 0 }));
+        host.open(Call::ExecAttach(ExecAttach { exec_id: "quiet".into(), ..ExecAttach::default() }));
     }
     let refused = host.newest;
     assert_eq!(host.finish(refused).code(), Code::Exhausted);

@@ -94,9 +94,14 @@ def wake_up(**fields: object) -> WakeUp:
 
 
 async def listening(guest: Guest) -> None:
-    while not guest.socket.exists():
+    while True:
         assert guest.process.poll() is None, "the agent ended"
-        await asyncio.sleep(0.01)
+        try:
+            await (await GuestClient.connect(guest.socket, fresh=True)).close()
+        except errors.GuestFault:  # not bound yet, or bound and not listening
+            await asyncio.sleep(0.01)
+        else:
+            return
 
 
 @asynccontextmanager
@@ -276,6 +281,65 @@ async def test_a_detached_command_runs_on_and_is_attached_by_offset(guest: Guest
         output, exited = [event async for event in events]
     assert output == ExecOutput(OutputStream.STDOUT, b"two\n", 4)
     assert isinstance(exited, ExecExited)
+
+
+async def follow(events: AsyncIterator[ExecEvent], into: bytearray) -> None:
+    """Keep what a command writes until its end, or its session's."""
+    assert isinstance(await anext(events), ExecStarted)
+    async for event in events:
+        if isinstance(event, ExecOutput):
+            assert event.offset == len(into)
+            into += event.data
+
+
+async def test_streams_go_on_behind_a_freeze(guest: Guest) -> None:
+    """Input and output of commands flow across many snapshots, each with a session of its own, without a gap."""
+    if guest.cgroup is None:
+        pytest.skip("no cgroup2 tree to freeze")
+    data = os.urandom(1 << 20) * 8
+    request, output = guest.run("cat", stdin=data), bytearray()
+    await listening(guest)
+    client = await GuestClient.connect_and_wake(guest.socket, wake_up(), fresh=True)
+    events = client.exec(request)
+    for _ in range(8):
+        following = asyncio.create_task(follow(events, output))
+        target = len(output) + 500_000
+        while len(output) < target:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await client.freeze(drop_page_cache=False)
+        await client.close()
+        with pytest.raises(errors.GuestFault):
+            await following
+        client = await GuestClient.connect_and_wake(guest.socket, wake_up(), fresh=True)
+        events = client.attach(request.exec_id, len(output), stdin=data)
+    await follow(events, output)
+    await client.close()
+    assert output == data
+
+
+async def test_a_snapshot_that_is_given_up_leaves_no_trace(guest: Guest) -> None:
+    """After a freeze and a wake in one session its commands' streams go on by themselves."""
+    if guest.cgroup is None:
+        pytest.skip("no cgroup2 tree to freeze")
+    async with awake(guest) as client:
+        output = bytearray()
+        following = asyncio.create_task(follow(client.exec(guest.run("seq 1000000")), output))
+        for _ in range(5):
+            target = len(output) + 100_000
+            while len(output) < target:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            await client.freeze(drop_page_cache=False)
+            await client.wake(wake_up(keep_env=True))
+        await following
+    assert output == b"".join(b"%d\n" % number for number in range(1, 1_000_001))
+
+
+async def test_a_fork_s_environment_is_over_its_source_s(guest: Guest) -> None:
+    """What was there stays where nothing new is given."""
+    async with awake(guest, env={"A": "old", "B": "old"}) as client:
+        await client.wake(wake_up(env={"B": "new"}, keep_env=True, forked=True))
+        out, _, _ = await collect(client.exec(guest.run("echo $A $B")))
+    assert out == b"old new\n"
 
 
 async def test_refused_commands_say_why(guest: Guest) -> None:

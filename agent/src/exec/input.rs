@@ -20,23 +20,54 @@ pub(crate) struct Input {
     watched: bool,
     /// Bytes the queue got rid of since they were last asked for.
     consumed: usize,
+    /// Bytes in the queue of a sender who is gone: nobody is told that they were consumed.
+    orphaned: usize,
+    received: u64,
 }
 
 impl Input {
     /// *end* is the pipe's, which never blocks. None: there is no stdin, and what comes for it is thrown away.
     pub(crate) fn new(end: Option<OwnedFd>) -> Self {
-        Self { end, queue: VecDeque::new(), written: 0, ending: false, watched: false, consumed: 0 }
+        Self {
+            end,
+            queue: VecDeque::new(),
+            written: 0,
+            ending: false,
+            watched: false,
+            consumed: 0,
+            orphaned: 0,
+            received: 0,
+        }
     }
 
     /// Queues *pieces*; *ended* closes the pipe behind them. Bounded by the starting stream's credit.
     pub(crate) fn push(&mut self, pieces: VecDeque<Vec<u8>>, ended: bool) {
+        self.received += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
         self.queue.extend(pieces);
         self.ending |= ended;
     }
 
+    /// Bytes that were queued so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
+    }
+
     /// Bytes the queue got rid of since the last call.
     pub(crate) fn take_consumed(&mut self) -> usize {
-        std::mem::take(&mut self.consumed)
+        let consumed = std::mem::take(&mut self.consumed);
+        let orphaned = consumed.min(self.orphaned);
+        self.orphaned -= orphaned;
+        consumed - orphaned
+    }
+
+    /// From here on another sender queues.
+    pub(crate) fn change_sender(&mut self) {
+        self.consumed = 0;
+        self.orphaned = self.queued();
+    }
+
+    fn queued(&self) -> usize {
+        self.queue.iter().map(Vec::len).sum::<usize>() - self.written
     }
 
     /// Writes as far as the pipe takes it, and has *poller* say *token* when it takes more. True when bytes went.
@@ -82,8 +113,9 @@ impl Input {
     pub(crate) fn close(&mut self) {
         self.end = None;
         self.watched = false;
-        self.consumed +=
-            self.queue.drain(..).map(|piece| piece.len()).sum::<usize>() - std::mem::take(&mut self.written);
+        self.consumed += self.queued();
+        self.queue.clear();
+        self.written = 0;
     }
 }
 
@@ -117,6 +149,23 @@ mod tests {
         input.push(pieces(&[7]), true);
         assert!(input.feed(&poller, token()), "nobody reads it any more");
         assert_eq!(input.take_consumed(), 7);
+    }
+
+    /// A second sender is told of its own bytes only, though the first one's go before them.
+    #[test]
+    fn senders_take_over_from_each_other() {
+        let poller = Poller::new().unwrap();
+        let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
+        let mut input = Input::new(Some(ours));
+        input.push(pieces(&[100_000]), false);
+        assert!(input.feed(&poller, token()));
+        assert_eq!(input.received(), 100_000);
+        input.change_sender();
+        input.push(pieces(&[7]), true);
+        drop(theirs);
+        assert!(input.feed(&poller, token()));
+        assert_eq!(input.take_consumed(), 7);
+        assert_eq!(input.received(), 100_007);
     }
 
     /// The end comes behind the last byte and not before.

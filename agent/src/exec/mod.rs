@@ -19,6 +19,7 @@ pub(crate) mod tree;
 pub(crate) mod watch;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,8 @@ struct Table {
 
 pub(crate) struct Execs {
     table: Mutex<Table>,
+    /// Between a Freeze that went well and Wake: nothing of an exec is sent, and no time runs out for who comes back.
+    frozen: AtomicBool,
     poller: Arc<Poller>,
     budget: Budget,
     cgroups: Option<Arc<Cgroups>>,
@@ -55,7 +58,36 @@ pub(crate) struct Execs {
 
 impl Execs {
     pub(crate) fn new(cgroups: Option<Arc<Cgroups>>) -> std::io::Result<Self> {
-        Ok(Self { table: Mutex::default(), poller: Arc::new(Poller::new()?), budget: Budget::default(), cgroups })
+        Ok(Self {
+            table: Mutex::default(),
+            frozen: AtomicBool::new(false),
+            poller: Arc::new(Poller::new()?),
+            budget: Budget::default(),
+            cgroups,
+        })
+    }
+
+    pub(crate) fn frozen(&self) -> &AtomicBool {
+        &self.frozen
+    }
+
+    /// Stops sending. What others send after this returns comes behind all output.
+    pub(crate) fn freeze(&self) {
+        self.frozen.store(true, Ordering::SeqCst);
+    }
+
+    /// The guest goes on: places that are kept are kept from now, and readers get what was held up.
+    pub(crate) fn wake(&self) {
+        let execs: Vec<_> = lock(&self.table).by_key.values().cloned().collect();
+        let now = Instant::now();
+        for exec in &execs {
+            exec.renew(now);
+        }
+        self.frozen.store(false, Ordering::SeqCst);
+        for exec in &execs {
+            exec.poke();
+        }
+        self.poller.ring();
     }
 
     pub(crate) fn find(&self, id: &str) -> Result<Arc<Exec>, Fault> {
@@ -166,7 +198,8 @@ impl Execs {
             }
             (table.by_key.values().cloned().collect::<Vec<_>>(), due)
         };
-        let due = execs.iter().filter_map(|exec| exec.tend(now, self.cgroups.as_deref()));
+        let frozen = self.frozen.load(Ordering::SeqCst);
+        let due = execs.iter().filter_map(|exec| exec.tend(now, frozen, self.cgroups.as_deref()));
         let next = due.chain(birth_due).min();
         let mut exited: Vec<_> = execs.iter().filter_map(|exec| Some((exec.settled_at()?, exec))).collect();
         exited.sort_by_key(|(at, _)| *at);

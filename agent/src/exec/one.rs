@@ -31,6 +31,10 @@ const DRAIN_BYTES: usize = 2 << 20;
 /// the shell first, and a shell that has nothing else to do ends before they have made themselves safe.
 const HANG_UP_AFTER: Duration = Duration::from_secs(2);
 
+/// How long a command is held back for a reader, and its stdin kept open for a sender, whose session has ended
+/// (agent.proto): a host that was restarted, or that goes on behind a snapshot, comes back within that.
+const RETURN: Duration = Duration::from_secs(10);
+
 /// Asks whether anybody is left in a group (kill(2)).
 const NO_SIGNAL: i32 = 0;
 
@@ -86,13 +90,24 @@ struct Reader {
     offset: u64,
 }
 
+/// A place in the output, kept for whoever had it when its session ended.
+struct Kept {
+    offset: u64,
+    until: Instant,
+}
+
 struct State {
     phase: Phase,
     ring: Ring,
     stdout: Option<Pipe>,
     stderr: Option<Pipe>,
     stdin: Input,
+    /// Whose data is the command's stdin.
+    sender: Option<Arc<Call>>,
+    /// The sender's session has ended: stdin is closed then unless another goes on with it.
+    close_stdin_at: Option<Instant>,
     readers: Vec<Reader>,
+    kept: Option<Kept>,
     group: Option<Group>,
     oom_kills: u64,
     timeout_at: Option<Instant>,
@@ -125,7 +140,10 @@ impl Exec {
                 stdout: pipe(parts.stdout),
                 stderr: pipe(parts.stderr),
                 stdin: Input::new(parts.stdin),
+                sender: None,
+                close_stdin_at: None,
                 readers: Vec::new(),
+                kept: None,
                 group: parts.group,
                 oom_kills: parts.oom_kills,
                 timeout_at: parts.timeout.and_then(|timeout| parts.started.checked_add(timeout)),
@@ -235,30 +253,74 @@ impl Exec {
 
     // ---- readers ----
 
-    /// Attaches *call* from *offset* on.
-    pub(crate) fn attach(&self, call: &Arc<Call>, offset: u64) {
+    /// Attaches *call* from *offset* on, and with `sends` takes its data for stdin, in place of another sender's.
+    /// Returns how much of stdin there is already.
+    pub(crate) fn attach(&self, call: &Arc<Call>, offset: u64, sends: bool) -> u64 {
         let mut state = lock(&self.state);
         // An offset ahead of the output waits for it.
         state.readers.push(Reader { call: call.clone(), offset });
+        if state.kept.as_ref().is_some_and(|kept| offset <= kept.offset) {
+            state.kept = None;
+        }
+        if sends {
+            self.pull_input(&mut state);
+            state.sender = Some(call.clone());
+            state.close_stdin_at = None;
+            state.stdin.change_sender();
+        }
+        state.stdin.received()
     }
 
-    /// Nobody may be left who holds the command back, so it may go on.
-    pub(crate) fn detach(&self, call: &Arc<Call>) {
-        let mut state = lock(&self.state);
-        state.readers.retain(|reader| !Arc::ptr_eq(&reader.call, call));
-        self.resume(&mut state);
-    }
-
-    /// What *call* gets next; at most *most* bytes.
-    pub(crate) fn next(&self, call: &Arc<Call>, most: usize) -> Next {
+    /// Nobody may be left who holds the command back, so it may go on. With `returns`, the session was lost and not the
+    /// interest in the command: its place is kept.
+    pub(crate) fn detach(&self, call: &Arc<Call>, returns: bool) {
         let mut state = lock(&self.state);
         let state = &mut *state;
-        let Some(reader) = state.readers.iter_mut().find(|reader| Arc::ptr_eq(&reader.call, call)) else {
+        let until = Instant::now() + RETURN;
+        if state.is_sender(call) {
+            self.pull_input(state);
+            state.sender = None;
+            if returns {
+                state.close_stdin_at = Some(until);
+            } else {
+                self.end_input(state);
+            }
+        }
+        if let Some(index) = state.readers.iter().position(|reader| Arc::ptr_eq(&reader.call, call)) {
+            let reader = state.readers.swap_remove(index);
+            if returns {
+                let offset = state.kept.as_ref().map_or(reader.offset, |kept| kept.offset.min(reader.offset));
+                state.kept = Some(Kept { offset, until });
+            }
+        }
+        if returns {
+            self.poller.ring();
+        }
+        self.resume(state);
+    }
+
+    /// Counts the time for who may come back from *now*.
+    pub(crate) fn renew(&self, now: Instant) {
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        let kept = state.kept.as_mut().map(|kept| &mut kept.until);
+        for until in kept.into_iter().chain(state.close_stdin_at.as_mut()) {
+            *until = now + RETURN;
+        }
+    }
+
+    /// Makes readers look again.
+    pub(crate) fn poke(&self) {
+        lock(&self.state).poke_readers();
+    }
+
+    /// What *call* gets next; at most *most* bytes. `sent` says that it has got it.
+    pub(crate) fn next(&self, call: &Arc<Call>, most: usize) -> Next {
+        let state = lock(&self.state);
+        let Some(reader) = state.readers.iter().find(|reader| Arc::ptr_eq(&reader.call, call)) else {
             return Next::Wait;
         };
         if let Some((stream, offset, data)) = state.ring.read(reader.offset, most) {
-            reader.offset = offset + data.len() as u64;
-            self.resume(state);
             return Next::Output(stream, offset, data);
         }
         match &state.phase {
@@ -267,18 +329,42 @@ impl Exec {
         }
     }
 
-    // ---- input ----
-
-    /// Queues stdin; `ended` closes it behind what is queued. Bounded by the starting stream's credit.
-    pub(crate) fn push_input(&self, pieces: VecDeque<Vec<u8>>, ended: bool) {
+    /// *call* has got everything before *offset*.
+    pub(crate) fn sent(&self, call: &Arc<Call>, offset: u64) {
         let mut state = lock(&self.state);
-        state.stdin.push(pieces, ended);
-        self.feed(&mut state);
+        let state = &mut *state;
+        if let Some(reader) = state.readers.iter_mut().find(|reader| Arc::ptr_eq(&reader.call, call)) {
+            reader.offset = offset;
+            self.resume(state);
+        }
     }
 
-    /// Bytes of stdin that the queue got rid of since the last call.
-    pub(crate) fn take_consumed(&self) -> usize {
-        lock(&self.state).stdin.take_consumed()
+    // ---- input ----
+
+    /// Moves what *call* was sent for stdin to the command, if it is the sender. Returns how much the command has taken
+    /// since the last time. What waits is bounded by the sender's credit.
+    pub(crate) fn take_input(&self, call: &Arc<Call>) -> usize {
+        let mut state = lock(&self.state);
+        if !state.is_sender(call) {
+            return 0;
+        }
+        self.pull_input(&mut state);
+        state.stdin.take_consumed()
+    }
+
+    fn pull_input(&self, state: &mut State) {
+        let Some(sender) = &state.sender else { return };
+        let (pieces, ended) = sender.take_inbound();
+        if ended || !pieces.is_empty() {
+            state.stdin.push(pieces, ended);
+            self.feed(state);
+        }
+    }
+
+    /// Closes stdin behind what is queued: nobody else can ever write it, and a command that reads on sees the end.
+    fn end_input(&self, state: &mut State) {
+        state.stdin.push(VecDeque::new(), true);
+        self.feed(state);
     }
 
     fn feed(&self, state: &mut State) {
@@ -363,6 +449,7 @@ impl Exec {
         };
         state.phase = Phase::Draining { until: now + DRAIN, left_bytes: DRAIN_BYTES, exited };
         state.timeout_at = None;
+        state.close_stdin_at = None;
         state.stdin.close();
         self.finish_if_drained(&mut state);
     }
@@ -386,10 +473,18 @@ impl Exec {
         state.poke_readers();
     }
 
-    /// Does what is due at *now*; returns when something is due next.
-    pub(crate) fn tend(&self, now: Instant, cgroups: Option<&Cgroups>) -> Option<Instant> {
+    /// Does what is due at *now*; returns when something is due next. While the guest is `frozen` nobody can come back.
+    pub(crate) fn tend(&self, now: Instant, frozen: bool, cgroups: Option<&Cgroups>) -> Option<Instant> {
         let mut state = lock(&self.state);
         let state = &mut *state;
+        if !frozen && state.kept.as_ref().is_some_and(|kept| kept.until <= now) {
+            state.kept = None;
+            self.resume(state);
+        }
+        if !frozen && state.close_stdin_at.is_some_and(|at| at <= now) {
+            state.close_stdin_at = None;
+            self.end_input(state);
+        }
         if state.timeout_at.is_some_and(|at| at <= now) {
             state.timeout_at = None;
             state.timed_out = true;
@@ -423,7 +518,9 @@ impl Exec {
                 Some(at + ATTACHABLE_FOR)
             }
         };
-        [due, state.timeout_at, state.kill_at, state.hang_up_at].into_iter().flatten().min()
+        let returns = [state.kept.as_ref().map(|kept| kept.until), state.close_stdin_at];
+        let returns = returns.into_iter().flatten().filter(|_| !frozen);
+        [due, state.timeout_at, state.kill_at, state.hang_up_at].into_iter().flatten().chain(returns).min()
     }
 }
 
@@ -436,13 +533,19 @@ impl State {
     }
 
     fn make_room(&mut self) -> bool {
-        let unread = self.readers.iter().map(|reader| reader.offset).min();
+        let kept = self.kept.as_ref().map(|kept| kept.offset);
+        let unread = self.readers.iter().map(|reader| reader.offset).chain(kept).min();
         self.ring.make_room(unread.unwrap_or(u64::MAX))
     }
 
-    /// Its pipes wait for a reader who is behind.
+    /// Its pipes wait for a reader who is behind, or who may come back.
     fn is_held_back(&self) -> bool {
-        !self.readers.is_empty() && [&self.stdout, &self.stderr].into_iter().flatten().any(|pipe| !pipe.watched)
+        let is_wanted = self.kept.is_some() || !self.readers.is_empty();
+        is_wanted && [&self.stdout, &self.stderr].into_iter().flatten().any(|pipe| !pipe.watched)
+    }
+
+    fn is_sender(&self, call: &Arc<Call>) -> bool {
+        self.sender.as_ref().is_some_and(|sender| Arc::ptr_eq(sender, call))
     }
 
     fn poke_readers(&self) {

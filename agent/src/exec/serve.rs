@@ -7,30 +7,37 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::pipe::{pipe_with, PipeFlags};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Starting};
 use crate::cgroup::Group;
 use crate::exec::birth::Birth;
 use crate::exec::command;
 use crate::exec::one::{Exec, Next, Parts};
 use crate::exec::ring::{Ring, Stream};
 use crate::exec::spawn::{spawn, Child, Program, SpawnError, Surroundings};
+use crate::exec::Execs;
 use crate::fault::Fault;
 use crate::proto::exec_output::Stream as WireStream;
 use crate::proto::{reply, ExecAttach, ExecOutput, ExecSignal, ExecStart, ExecStarted};
+use crate::sync::lock;
 use crate::wire::call::{Call, Stop, CHUNK_BYTES};
 
 /// Highest signal number of Linux.
 const MAX_SIGNAL: u32 = 64;
 
-pub(crate) fn start(agent: &Arc<Agent>, call: &Arc<Call>, ask: ExecStart) -> Result<(), Stop> {
+/// *starting* lasts until the program runs.
+pub(crate) fn start(agent: &Agent, call: &Arc<Call>, ask: ExecStart, starting: Option<Starting>) -> Result<(), Stop> {
     let stdin = ask.stdin;
     let exec = launch(agent, ask)?;
-    stream(&exec, call, 0, stdin)
+    // Attached before a Freeze goes on: what it writes from here on is for this call.
+    let follower = Follower::attach(&agent.execs, exec, call, 0, stdin);
+    drop(starting);
+    follower.follow()
 }
 
 pub(crate) fn attach(agent: &Agent, call: &Arc<Call>, ask: &ExecAttach) -> Result<(), Stop> {
+    agent.await_start(&ask.exec_id);
     let exec = agent.execs.find(&ask.exec_id)?;
-    stream(&exec, call, ask.offset, false)
+    Follower::attach(&agent.execs, exec, call, ask.offset, ask.stdin).follow()
 }
 
 pub(crate) fn signal(agent: &Agent, ask: &ExecSignal) -> Result<(), Fault> {
@@ -57,8 +64,7 @@ fn launch(agent: &Agent, ask: ExecStart) -> Result<Arc<Exec>, Fault> {
     let (stderr, stderr_theirs) = output_pipe()?;
     let (stdin, stdin_theirs) =
         if ask.stdin { input_pipe().map(|(ours, theirs)| (Some(ours), Some(theirs)))? } else { (None, None) };
-    let (_starting, env) =
-        agent.begin_start(|sandbox_env| command::merge_env([&agent.image_env, sandbox_env, &ask.env]))?;
+    let env = command::merge_env([&agent.image_env, &lock(&agent.life).env, &ask.env])?;
     let program = command::program(&ask.command, &ask.argv, &env)?;
     let execs = &agent.execs;
     let timeout = (ask.timeout_ms > 0).then(|| Duration::from_millis(ask.timeout_ms));
@@ -155,40 +161,67 @@ fn open_pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
     pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Fault::os(errno, "cannot open a pipe"))
 }
 
-/// Sends output until the exec has exited. With `owns_stdin`, what the host sends goes to the command.
-fn stream(exec: &Arc<Exec>, call: &Arc<Call>, offset: u64, owns_stdin: bool) -> Result<(), Stop> {
-    exec.attach(call, offset);
-    let outcome = follow(exec, call, owns_stdin);
-    exec.detach(call);
-    if owns_stdin {
-        // Nobody else can ever write it: a command that reads on sees the end instead of waiting for ever.
-        exec.push_input(call.take_inbound().0, true);
-    }
-    outcome
+/// One call that is attached to an exec.
+struct Follower<'a> {
+    execs: &'a Execs,
+    exec: Arc<Exec>,
+    call: &'a Arc<Call>,
+    stdin_offset: u64,
 }
 
-fn follow(exec: &Arc<Exec>, call: &Arc<Call>, owns_stdin: bool) -> Result<(), Stop> {
-    let pid = exec.pid().unsigned_abs();
-    call.reply(reply::Kind::ExecStarted(ExecStarted { pid }))?;
-    loop {
-        if owns_stdin {
-            let (pieces, ended) = call.take_inbound();
-            if ended || !pieces.is_empty() {
-                exec.push_input(pieces, ended);
+impl<'a> Follower<'a> {
+    /// With `sends`, what the host sends goes to the command.
+    fn attach(execs: &'a Execs, exec: Arc<Exec>, call: &'a Arc<Call>, offset: u64, sends: bool) -> Self {
+        let stdin_offset = exec.attach(call, offset, sends);
+        Self { execs, exec, call, stdin_offset }
+    }
+
+    /// Sends output until the exec has exited, then detaches.
+    fn follow(self) -> Result<(), Stop> {
+        let outcome = self.send_all();
+        let lost_session = matches!(outcome, Err(Stop::Lost)) && !self.call.is_cancelled();
+        self.exec.detach(self.call, lost_session);
+        outcome
+    }
+
+    fn send_all(&self) -> Result<(), Stop> {
+        let Self { exec, call, .. } = self;
+        let pid = exec.pid().unsigned_abs();
+        call.reply(reply::Kind::ExecStarted(ExecStarted { pid, stdin_offset: self.stdin_offset }))?;
+        loop {
+            call.consumed(exec.take_input(call))?;
+            match exec.next(call, call.credit(CHUNK_BYTES)?) {
+                Next::Output(stream, offset, data) => {
+                    let size = data.len();
+                    let stream = match stream {
+                        Stream::Stdout => WireStream::Stdout,
+                        Stream::Stderr => WireStream::Stderr,
+                    };
+                    let output = ExecOutput { stream: stream.into(), data, offset };
+                    // Before it is sent: the host may give it back at once.
+                    call.spend(size);
+                    if self.send(reply::Kind::ExecOutput(output))? {
+                        exec.sent(call, offset + size as u64);
+                    } else {
+                        call.return_credit(size);
+                    }
+                }
+                Next::Exited(exited) => {
+                    if self.send(reply::Kind::ExecExited(exited))? {
+                        return Ok(());
+                    }
+                }
+                Next::Wait => call.wait()?,
             }
-            call.consumed(exec.take_consumed())?;
         }
-        match exec.next(call, call.credit(CHUNK_BYTES)?) {
-            Next::Output(stream, offset, data) => {
-                call.spend(data.len());
-                let stream = match stream {
-                    Stream::Stdout => WireStream::Stdout,
-                    Stream::Stderr => WireStream::Stderr,
-                };
-                call.reply(reply::Kind::ExecOutput(ExecOutput { stream: stream.into(), data, offset }))?;
-            }
-            Next::Exited(exited) => return call.reply(reply::Kind::ExecExited(exited)),
-            Next::Wait => call.wait()?,
+    }
+
+    /// False while the guest is frozen, once it has waited for that to change.
+    fn send(&self, kind: reply::Kind) -> Result<bool, Stop> {
+        let sent = self.call.reply_unless(self.execs.frozen(), kind)?;
+        if !sent {
+            self.call.wait()?;
         }
+        Ok(sent)
     }
 }

@@ -5,6 +5,7 @@
 //! and the end at once.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex};
 
 use prost::Message;
@@ -57,8 +58,15 @@ struct State {
     owed: u32,
     /// What we may still send.
     credit: u64,
-    lost: bool,
+    lost: Option<Loss>,
     poked: bool,
+}
+
+/// Why nobody listens any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Cancelled,
+    Session,
 }
 
 pub(crate) struct Call {
@@ -81,7 +89,7 @@ impl Call {
                 window: INITIAL_CREDIT,
                 owed: 0,
                 credit: u64::from(INITIAL_CREDIT),
-                lost: false,
+                lost: None,
                 poked: false,
             }),
             changed: Condvar::new(),
@@ -125,10 +133,19 @@ impl Call {
         Ok(())
     }
 
-    /// The host cancelled, or the session is over.
+    /// The host has lost interest.
+    pub(crate) fn cancel(&self) {
+        self.lose_by(Loss::Cancelled);
+    }
+
+    /// The session is over.
     pub(crate) fn lose(&self) {
+        self.lose_by(Loss::Session);
+    }
+
+    fn lose_by(&self, loss: Loss) {
         let mut state = lock(&self.state);
-        state.lost = true;
+        state.lost.get_or_insert(loss);
         self.poke_locked(state);
     }
 
@@ -152,7 +169,7 @@ impl Call {
             state = wait(&self.changed, state);
         }
         state.poked = false;
-        if state.lost {
+        if state.lost.is_some() {
             Err(Stop::Lost)
         } else {
             Ok(())
@@ -169,7 +186,7 @@ impl Call {
     pub(crate) fn next_data(&self) -> Result<Option<Vec<u8>>, Stop> {
         let mut state = lock(&self.state);
         loop {
-            if state.lost {
+            if state.lost.is_some() {
                 return Err(Stop::Lost);
             }
             if let Some(data) = state.inbound.pop_front() {
@@ -203,7 +220,7 @@ impl Call {
     /// How much of *wanted* the credit covers now; 0 means none is left. `spend` takes it.
     pub(crate) fn credit(&self, wanted: usize) -> Result<usize, Stop> {
         let state = lock(&self.state);
-        if state.lost {
+        if state.lost.is_some() {
             return Err(Stop::Lost);
         }
         Ok(usize::try_from(state.credit).unwrap_or(usize::MAX).min(wanted))
@@ -218,7 +235,7 @@ impl Call {
     pub(crate) fn take_credit(&self, wanted: usize) -> Result<usize, Stop> {
         let mut state = lock(&self.state);
         loop {
-            if state.lost {
+            if state.lost.is_some() {
                 return Err(Stop::Lost);
             }
             if state.credit > 0 {
@@ -236,13 +253,24 @@ impl Call {
     }
 
     pub(crate) fn is_lost(&self) -> bool {
-        lock(&self.state).lost
+        lock(&self.state).lost.is_some()
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        lock(&self.state).lost == Some(Loss::Cancelled)
     }
 
     pub(crate) fn reply(&self, kind: reply::Kind) -> Result<(), Stop> {
         let reply = Reply { kind: Some(kind) };
         let frame = encode(Kind::Message, self.stream, |out| reply.encode_raw(out));
         Ok(self.outlet.send(self.session, &frame)?)
+    }
+
+    /// As `reply`, unless *stop* holds once it is this frame's turn. False: it was not sent.
+    pub(crate) fn reply_unless(&self, stop: &AtomicBool, kind: reply::Kind) -> Result<bool, Stop> {
+        let reply = Reply { kind: Some(kind) };
+        let frame = encode(Kind::Message, self.stream, |out| reply.encode_raw(out));
+        Ok(self.outlet.send_unless(stop, self.session, &frame)?)
     }
 
     /// Sends DATA for which credit was taken; at most `CHUNK_BYTES`.

@@ -1,7 +1,7 @@
 //! The way out: one writer at a time writes whole frames, and none of an earlier session.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::event::{epoll, eventfd, EventfdFlags};
@@ -60,6 +60,16 @@ impl Outlet {
     pub(crate) fn send(&self, session: u64, frame: &[u8]) -> Result<(), SessionOver> {
         let mut guard = lock(&self.target);
         self.write(&mut guard, session, frame)
+    }
+
+    /// As `send`, unless *stop* holds when its turn has come: then nothing is written, and the result is false. So what
+    /// is sent after *stop* was set is the last, whoever waits meanwhile.
+    pub(crate) fn send_unless(&self, stop: &AtomicBool, session: u64, frame: &[u8]) -> Result<bool, SessionOver> {
+        let mut guard = lock(&self.target);
+        if stop.load(Ordering::SeqCst) {
+            return Ok(false);
+        }
+        self.write(&mut guard, session, frame).map(|()| true)
     }
 
     fn replace(&self, session: u64) -> MutexGuard<'_, Option<Target>> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use prost::Message;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Starting};
 use crate::exec::serve as exec_calls;
 use crate::fault::{Code, Fault};
 use crate::files;
@@ -129,7 +129,7 @@ impl Session {
             }
             Inbound::Cancel { stream } => {
                 if let Some(call) = self.find(stream) {
-                    call.lose();
+                    call.cancel();
                 }
             }
         }
@@ -186,6 +186,14 @@ impl Session {
     }
 
     fn dispatch(&self, call: &Arc<Call>, ask: Ask) {
+        // Here and not on the call's thread: a Freeze or an attach that comes behind it then finds it begun.
+        let starting = match &ask {
+            Ask::ExecStart(start) => match self.agent.begin_start(&start.exec_id) {
+                Ok(starting) => Some(starting),
+                Err(fault) => return refuse(call, fault),
+            },
+            _ => None,
+        };
         {
             let mut calls = lock(&self.calls);
             // A machine with as many commands under way can be frozen all the same.
@@ -198,7 +206,7 @@ impl Session {
         let job = {
             let (agent, calls, call) = (self.agent.clone(), self.calls.clone(), call.clone());
             Box::new(move || {
-                let outcome = perform(&agent, &call, ask);
+                let outcome = perform(&agent, &call, ask, starting);
                 close(&calls, &call);
                 call.end(outcome);
             })
@@ -223,15 +231,17 @@ fn refuse(call: &Call, fault: Fault) {
 }
 
 /// Serves one call to its end.
-fn perform(agent: &Arc<Agent>, call: &Arc<Call>, ask: Ask) -> Result<(), Stop> {
+fn perform(agent: &Agent, call: &Arc<Call>, ask: Ask, starting: Option<Starting>) -> Result<(), Stop> {
     if let Ask::Freeze(ask) = &ask {
         return Ok(wake::freeze(agent, *ask)?);
     }
-    agent.check_awake()?;
+    if starting.is_none() {
+        agent.check_awake()?;
+    }
     let roots = &agent.roots;
     match ask {
         Ask::Stats(_) => call.reply(reply::Kind::Stats(stats::collect(agent))),
-        Ask::ExecStart(ask) => exec_calls::start(agent, call, ask),
+        Ask::ExecStart(ask) => exec_calls::start(agent, call, ask, starting),
         Ask::ExecAttach(ask) => exec_calls::attach(agent, call, &ask),
         Ask::FileRead(ask) => files::read::read(call, &ask),
         Ask::FileWrite(ask) => files::write::write(roots, call, &ask),

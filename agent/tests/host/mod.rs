@@ -197,14 +197,14 @@ impl Host {
 
     /// One frame of the stream. True at its end.
     pub fn step(&mut self, stream: u32, outcome: &mut Outcome) -> bool {
-        let (kind, from, payload) = self.receive();
-        if from != stream {
-            return false;
-        }
+        self.receive_into(stream, outcome) == (5, stream)
+    }
+
+    fn keep(&mut self, stream: u32, kind: u8, payload: &[u8], outcome: &mut Outcome) {
         let mut used = 0;
         match kind {
             2 => {
-                let reply = Reply::decode(&*payload).unwrap().kind.unwrap();
+                let reply = Reply::decode(payload).unwrap().kind.unwrap();
                 if let reply::Kind::ExecOutput(output) = &reply {
                     used = output.data.len();
                 }
@@ -212,19 +212,24 @@ impl Host {
             }
             3 => {
                 used = payload.len();
-                outcome.data.extend_from_slice(&payload);
+                outcome.data.extend_from_slice(payload);
             }
             4 => {}
-            5 => {
-                outcome.status = Status::decode(&*payload).unwrap();
-                return true;
-            }
+            5 => outcome.status = Status::decode(payload).unwrap(),
             other => panic!("unexpected frame type {other}"),
         }
         if used > 0 {
             self.send(Kind::Credit, stream, &u32::try_from(used).unwrap().to_be_bytes());
         }
-        false
+    }
+
+    /// One frame, kept if it is of the stream. Returns its type and stream.
+    pub fn receive_into(&mut self, stream: u32, outcome: &mut Outcome) -> (u8, u32) {
+        let (kind, from, payload) = self.receive();
+        if from == stream {
+            self.keep(stream, kind, &payload, outcome);
+        }
+        (kind, from)
     }
 
     pub fn call(&mut self, call: Call) -> Outcome {

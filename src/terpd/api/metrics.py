@@ -33,7 +33,7 @@ class Metrics:
         self._memory_cap = Gauge("terp_node_guest_memory_cap_mib", "Guest memory at most, MiB", registry=self.registry)
         self._disk_free = Gauge(
             "terp_disk_free_bytes",
-            "Room for saved states on this node's disk, above the reserve",
+            "Room for saved states on disk, above the reserve",
             registry=self.registry,
         )
         self._saved = Gauge("terp_saved_states", "Saved states of this node", ("kind",), registry=self.registry)

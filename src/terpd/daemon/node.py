@@ -155,7 +155,7 @@ async def open_node(config: Config) -> tuple[Host, Supervisor]:
         workshop.sizes,
         starts_at_once=max(2, os.cpu_count() or 1),
     )
-    host = Host(config.node_id, supervisor, workshop.catalog, workshop.snapshots, admission, workshop.sizes)
+    host = Host(config.node_id, supervisor, workshop.catalog, workshop.snapshots, admission, workshop.sizes, artifacts)
     return host, supervisor
 
 

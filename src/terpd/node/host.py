@@ -16,6 +16,7 @@ from terpd.model.snapshot import SavedState
 from terpd.model.template import TemplateInfo
 from terpd.node import follow
 from terpd.node.admission import Admission
+from terpd.node.artifacts.base import ArtifactStore
 from terpd.node.guest.client import GuestClient
 from terpd.node.machine import Machine
 from terpd.node.snapshot.template import TemplateSnapshots
@@ -34,6 +35,7 @@ class Host:
         snapshots: TemplateSnapshots,
         admission: Admission,
         sizes: Mapping[str, Size],
+        artifacts: ArtifactStore,
     ) -> None:
         self.node_id = node_id
         self._supervisor = supervisor
@@ -41,6 +43,7 @@ class Host:
         self._snapshots = snapshots
         self._admission = admission
         self._sizes = sizes
+        self._artifacts = artifacts
 
     async def start_machine(self, spec: MachineSpec) -> None:
         await self._supervisor.start_machine(spec)
@@ -70,7 +73,11 @@ class Host:
         return self._supervisor.exits()
 
     async def capacity(self) -> NodeCapacity:
-        return replace(self._admission.capacity(), machines_warm=self._supervisor.count_warm())
+        return replace(
+            self._admission.capacity(),
+            machines_warm=self._supervisor.count_warm(),
+            disk_free_bytes=self._artifacts.free_bytes(),
+        )
 
     async def templates(self) -> Sequence[TemplateInfo]:
         def look() -> list[TemplateInfo]:

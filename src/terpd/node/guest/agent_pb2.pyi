@@ -399,7 +399,8 @@ Global___WakeReply: _TypeAlias = WakeReply  # noqa: Y015
 @_typing.final
 class Freeze(_message.Message):
     """Prepares the guest for a snapshot: freezes the user cgroup, syncs file systems; optionally drops the
-    clean page cache. After it only Hello, Ping, Wake and Freeze are served. END only.
+    clean page cache. After it only Hello, Ping, Wake and Freeze are served. END only. An ExecStart that came before it
+    is started before it. Until Wake no ExecOutput and no ExecExited follow its END: the host has had all that was sent.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -485,14 +486,17 @@ class ExecStart(_message.Message):
     An exec lives independently of the stream that started it. Its output is kept in one bounded ring of
     records (stream, bytes); offsets count bytes of stdout and stderr together from the start. While a stream
     is attached and behind, the process is held back (the agent stops reading its pipes); with nobody
-    attached the oldest output is dropped. An exited exec stays attachable for 60 s (64 of them at most).
+    attached the oldest output is dropped. A stream that ends with its session counts as attached, with what it was sent,
+    until another attaches there or before, or for 10 s in which the guest is not frozen.
+    An exited exec stays attachable for 60 s (64 of them at most).
 
     Starts a command in its own session, process group and cgroup. Then as ExecAttach with offset 0.
     DATA from the host is the command's stdin when `stdin` is set; a DATA frame of length 0 closes it.
     On timeout: SIGTERM to the group, 2 s, then cgroup.kill. When the command exits, its output is drained for at
     most 500 ms and 2 MiB more. 2 s later what it left behind in its process group gets SIGHUP, as when a terminal closes: it lives
     on if it has moved to another session by then (setsid) or ignores that (nohup).
-    When the starting stream ends before the command does, its stdin is closed behind what was sent.
+    When the starting stream ends before the command does, its stdin is closed behind what was sent; when its session ends
+    first, 10 s later (counted as above), unless an ExecAttach with `stdin` goes on with it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -564,24 +568,28 @@ Global___ExecStart: _TypeAlias = ExecStart  # noqa: Y015
 @_typing.final
 class ExecAttach(_message.Message):
     """Replies: ExecStarted, any number of ExecOutput, ExecExited; then END. Output older than the ring is
-    skipped: the first ExecOutput then starts at a later offset than asked for.
+    skipped: the first ExecOutput then starts at a later offset than asked for. Waits for one that is being started.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EXEC_ID_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    STDIN_FIELD_NUMBER: _builtins.int
     exec_id: _builtins.str
     offset: _builtins.int
+    stdin: _builtins.bool
+    """DATA from the host goes on as the command's stdin, from ExecStarted.stdin_offset"""
     def __init__(
         self,
         *,
         exec_id: _builtins.str = ...,
         offset: _builtins.int = ...,
+        stdin: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exec_id", b"exec_id", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exec_id", b"exec_id", "offset", b"offset", "stdin", b"stdin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -592,16 +600,20 @@ class ExecStarted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PID_FIELD_NUMBER: _builtins.int
+    STDIN_OFFSET_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """as the guest sees it"""
+    stdin_offset: _builtins.int
+    """bytes of stdin the guest has"""
     def __init__(
         self,
         *,
         pid: _builtins.int = ...,
+        stdin_offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pid", b"pid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pid", b"pid", "stdin_offset", b"stdin_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

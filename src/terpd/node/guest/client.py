@@ -156,7 +156,13 @@ class GuestClient:
         return reply.wake.clock_step_ns
 
     async def freeze(self, *, drop_page_cache: bool, timeout_s: float = STALL_S) -> None:
-        """Make the guest ready for a snapshot: nothing but hello, ping, wake and freeze is served after it."""
+        """
+        Make the guest ready for a snapshot: nothing but hello, ping, wake and freeze is served after it.
+
+        Raises:
+            Unavailable: A program did not stop, or a command that is being started does not get on. All runs on.
+            GuestFault: Also when the file systems could not be written out. All runs on if the guest does.
+        """
         request = wire.Request(freeze=wire.Freeze(drop_page_cache=drop_page_cache))
         await ask(self._channel, request, timeout_s=timeout_s)
 
@@ -173,12 +179,16 @@ class GuestClient:
         return GuestStats(**figures)
 
     # ---- commands; as the methods of the Node port
+    # When the session ends, a command that is being read goes on, and is held back before output is lost, until
+    # `attach` from there or before, or for 10 s in which the guest is not frozen. When `freeze` has returned, everything
+    # that was sent has arrived here: `attach` from behind what was received, with the same stdin, goes on without a gap.
+    # A command whose `exec` began before `freeze` is there to be attached to.
 
     def exec(self, request: ExecRequest) -> AsyncIterator[ExecEvent]:
         return execs.run(self._channel, request)
 
-    def attach(self, exec_id: ExecId, offset: int) -> AsyncIterator[ExecEvent]:
-        return execs.attach(self._channel, exec_id, offset)
+    def attach(self, exec_id: ExecId, offset: int, *, stdin: bytes | None = None) -> AsyncIterator[ExecEvent]:
+        return execs.attach(self._channel, exec_id, offset, stdin=stdin)
 
     async def signal(self, exec_id: ExecId, signal: int) -> None:
         await execs.send_signal(self._channel, exec_id, signal)

@@ -60,15 +60,22 @@ async def run(channel: Channel, request: ExecRequest) -> AsyncIterator[ExecEvent
                 yield event
 
 
-async def attach(channel: Channel, exec_id: ExecId, offset: int) -> AsyncIterator[ExecEvent]:
-    """As `Node.attach`."""
+async def attach(
+    channel: Channel, exec_id: ExecId, offset: int, *, stdin: bytes | None = None
+) -> AsyncIterator[ExecEvent]:
+    """
+    As `Node.attach`: one ExecStarted again, then output from *offset* on.
+
+    Waits for a command that is being started. *stdin* is the whole of what `run` was given; the guest is sent what it
+    has not got of it, where the session ended before it had all.
+    """
     _check_id(exec_id)
     if not 0 <= offset <= MAX_OFFSET:
         raise InvalidRequest(f"An offset is 0 or more: {offset}")
-    request = wire.Request(exec_attach=wire.ExecAttach(exec_id=exec_id, offset=offset))
+    attach = wire.ExecAttach(exec_id=exec_id, offset=offset, stdin=stdin is not None)
     async with (
-        opened(channel, request, timeout_s=STALL_S) as call,
-        aclosing(_events(channel, call, exec_id, floor=offset)) as events,
+        opened(channel, wire.Request(exec_attach=attach), timeout_s=STALL_S) as call,
+        aclosing(_events(channel, call, exec_id, floor=offset, stdin=stdin)) as events,
     ):
         async for event in events:
             yield event
@@ -84,13 +91,20 @@ async def send_signal(channel: Channel, exec_id: ExecId, signal: int) -> None:
 
 
 async def _events(
-    channel: Channel, call: Call, exec_id: ExecId, *, floor: int = 0, ends_at: float | None = None
+    channel: Channel,
+    call: Call,
+    exec_id: ExecId,
+    *,
+    floor: int = 0,
+    ends_at: float | None = None,
+    stdin: bytes | None = None,
 ) -> AsyncGenerator[ExecEvent, None]:
     """
     Yield the call's events, the last one when the call is over.
 
     A quiet command is told from a dead guest by pings. *ends_at* (loop time) is when the guest itself ends the command;
-    a guest that waits on, and has nothing to say for `GRACE_S` more, is at fault.
+    a guest that waits on, and has nothing to say for `GRACE_S` more, is at fault. Of *stdin* it is sent what it says it
+    has not got.
     """
     loop = asyncio.get_running_loop()
     exited: ExecExited | None = None
@@ -116,9 +130,19 @@ async def _events(
             yield ExecOutput(_STREAMS[item.source], item.data, offset)
             offset += len(item.data)
         elif item.HasField("exec_started"):
-            yield _started(item.exec_started)
+            started = _started(item.exec_started)
+            _supply_rest(call, stdin, item.exec_started.stdin_offset)
+            yield started
         else:
             exited = _exited(item.exec_exited)
+
+
+def _supply_rest(call: Call, stdin: bytes | None, offset: int) -> None:
+    if stdin is None:
+        return
+    if offset > len(stdin):
+        raise bad_reply(call.stream.call, f"{offset} bytes of stdin")
+    call.supply(stdin[offset:], finish=True)
 
 
 def _start(request: ExecRequest) -> wire.ExecStart:
