@@ -341,6 +341,7 @@ class Wake(_message.Message):
     ENV_FIELD_NUMBER: _builtins.int
     KEEP_ENV_FIELD_NUMBER: _builtins.int
     FORKED_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
     entropy: _builtins.bytes
     """32 to 64 bytes of host randomness, fed by RNDADDENTROPY then RNDRESEEDCRNG"""
     unix_time_ns: _builtins.int
@@ -353,6 +354,11 @@ class Wake(_message.Message):
     """env is set over what was there instead"""
     forked: _builtins.bool
     """the guest is from now on another than the one that was saved: before they are thawed, user"""
+    trust: _builtins.bytes
+    """processes that catch signal 63 (SIGRTMAX-1) are sent it, to renew random state of their own.
+    Not to those that catch 62 as well: who catches all signals passes them on or ignores them
+    PEM certificates that programs of the guest trust besides those of its template; 64 KiB at most
+    """
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """the sandbox's environment, kept in agent memory only; replaces what was there"""
@@ -367,10 +373,11 @@ class Wake(_message.Message):
         env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         keep_env: _builtins.bool = ...,
         forked: _builtins.bool = ...,
+        trust: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entropy", b"entropy", "env", b"env", "forked", b"forked", "hostname", b"hostname", "keep_env", b"keep_env", "machine_id", b"machine_id", "unix_time_ns", b"unix_time_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entropy", b"entropy", "env", b"env", "forked", b"forked", "hostname", b"hostname", "keep_env", b"keep_env", "machine_id", b"machine_id", "trust", b"trust", "unix_time_ns", b"unix_time_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
