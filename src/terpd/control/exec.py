@@ -10,7 +10,7 @@ from terpd.control.awake import Awake
 from terpd.control.checks import check_command, check_env, check_path
 from terpd.control.ended import explaining
 from terpd.control.policy import Policy
-from terpd.model.errors import GuestFault, InvalidRequest, TooLarge
+from terpd.model.errors import GuestFault, InvalidRequest, StateConflict, TooLarge
 from terpd.model.guest import (
     DEFAULT_CWD,
     ExecEvent,
@@ -112,10 +112,18 @@ class RunCommand:
         )
 
     async def run(self, tenant: TenantId, sandbox_id: SandboxId, command: Command) -> ExecResult:
-        """Run to the end and keep the output, 8 MiB of each stream. Cancelling detaches. Raises as `start`."""
+        """
+        Run to the end and keep the output, 8 MiB of each stream. Cancelling detaches. Raises as `start`.
+
+        The caller gets no output with an error: to attach after a pause begins at the beginning.
+        """
         running = await self.start(tenant, sandbox_id, command)
         try:
             return await _collect(running.events)
+        except StateConflict as error:
+            if "offset" in error.fields:
+                error.fields["offset"] = 0
+            raise
         finally:
             await running.events.aclose()
 
