@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from terpd.control.awake import Awake
@@ -85,7 +86,8 @@ class RunCommand:
         """
         request = self._request(command)
         await self._awake(tenant, sandbox_id)
-        events = self._node.exec(sandbox_id, request)
+        async with self._not_begun(tenant, sandbox_id):
+            events = self._node.exec(sandbox_id, request)
         return RunningExec(
             request.exec_id, self._watched(tenant, sandbox_id, request.exec_id, events, 0, command.timeout_s)
         )
@@ -106,7 +108,8 @@ class RunCommand:
         if offset < 0:
             raise InvalidRequest(f"offset must not be below 0: {offset}")
         await self._awake(tenant, sandbox_id)
-        events = self._node.attach(sandbox_id, exec_id, offset)
+        async with self._not_begun(tenant, sandbox_id):
+            events = self._node.attach(sandbox_id, exec_id, offset)
         return RunningExec(
             exec_id, self._watched(tenant, sandbox_id, exec_id, events, offset, self._policy.max_timeout_s)
         )
@@ -140,6 +143,11 @@ class RunCommand:
             timeout_s=float(command.timeout_s),
             stdin=None if command.stdin is None else _stdin(command.stdin),
         )
+
+    def _not_begun(self, tenant: TenantId, sandbox_id: SandboxId) -> AbstractAsyncContextManager[None]:
+        """Around what a node refuses at once."""
+        during, todo = "before the command was reached", "resume it and try again"
+        return explaining(self._store, tenant, sandbox_id, during, todo=todo, fields={})
 
     async def _watched(
         self,
