@@ -23,7 +23,7 @@ from bench.raw_channel import CONSOLE_SET
 from terpd.daemon.config import load
 from terpd.daemon.node import AGENT, open_workshop
 from terpd.node.template.initrd import ensure_initrd
-from terpd.node.vmm.qemu import Boot, kernel_arguments
+from terpd.node.vmm.definition import Boot, kernel_arguments
 from terpd.node.vmm.tsc import host_khz
 
 

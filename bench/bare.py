@@ -23,7 +23,7 @@ from terpd.node.guest.client import GuestClient, WakeUp
 from terpd.node.snapshot.template import TemplateSnapshot
 from terpd.node.vmm import sockets
 from terpd.node.vmm.base import Layer
-from terpd.node.vmm.qemu import command_line
+from terpd.node.vmm.definition import command_line
 from terpd.node.vmm.qmp import Qmp
 from terpd.node.vmm.running import STATE_SET, layer_set
 

@@ -17,7 +17,7 @@ from bench import raw_channel
 from bench.bare import bare_clone, private_mib
 from bench.server import Server, server
 from terpd.node.snapshot.template import TemplateSnapshot
-from terpd.node.vmm.qemu import Boot
+from terpd.node.vmm.definition import Boot
 
 FILE_MIB = 64
 CREATES = 20

@@ -20,7 +20,7 @@ from terpd.node.disk import overlay
 from terpd.node.guest.client import GuestClient
 from terpd.node.snapshot.template import TemplateSnapshot
 from terpd.node.vmm import sockets
-from terpd.node.vmm.qemu import Boot, command_line
+from terpd.node.vmm.definition import Boot, command_line
 
 _CHUNK = bytes(64 * 1024)
 CONSOLE_SET = 2  # fdset of the console, as the boot names it

@@ -96,8 +96,8 @@ class SimulatedGuest:
                 host.reply(stream, hello=reply)
             case "wake":
                 self.state = "awake"
-                self.hostname = request.wake.hostname
-                self.env = dict(request.wake.env)
+                self.hostname = request.wake.hostname or self.hostname
+                self.env = {**(self.env if request.wake.keep_env else {}), **request.wake.env}
                 self.entropy.append(request.wake.entropy)
                 host.reply(stream, wake=wire.WakeReply())
             case "freeze":

@@ -6,6 +6,7 @@ The template `debian-12` is built and has snapshots of both sizes, `small` and `
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import hashlib
 from collections.abc import AsyncIterator, Mapping
@@ -18,6 +19,7 @@ from support.simulated_vmm import SimulatedGuest, SimulatedVmm, simulated_vmm
 from terpd.model.ids import SandboxId, new_sandbox_id, new_state_id
 from terpd.model.ports import KEY_BYTES, MachineSpec, StateRef
 from terpd.model.sandbox import Size
+from terpd.model.snapshot import SavedState
 from terpd.node.admission import MONITOR_MIB, Admission
 from terpd.node.artifacts.files import FilesStore
 from terpd.node.facilities import Facilities
@@ -149,9 +151,23 @@ class Supervised:
         finally:
             await supervisor.close(stop_machines=stop_machines)
 
+    async def abandon(self, supervisor: Supervisor, capture: asyncio.Task[SavedState]) -> None:
+        """As if the daemon died during a capture: that stops where it is, undone by nobody, and no machine is ended."""
+
+        async def nothing() -> None:
+            pass
+
+        for each in supervisor._captures._under_way.values():
+            each.capture._undo = nothing  # type: ignore[method-assign]
+        capture.cancel()
+        await asyncio.wait([capture])
+        for machine in supervisor._machines.values():
+            await machine.release()
+        supervisor._machines.clear()
+
     def node(self, supervisor: Supervisor) -> Host:
         """The supervisor's machines behind the node port."""
-        return Host("test", supervisor, self.catalog, self.snapshots, self.admission, SIZES)
+        return Host("test", supervisor, self.catalog, self.snapshots, self.admission, SIZES, self.artifacts)
 
     def stored(self) -> set[str]:
         """Names of all artifacts."""

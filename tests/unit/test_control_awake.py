@@ -153,6 +153,24 @@ async def test_command_that_is_paused(world: Controlled) -> None:
     assert isinstance(events[-1], ExecExited)
 
 
+async def test_pause_just_before_a_command(world: Controlled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not started, and nobody is told to attach to it."""
+    sandbox = await world.create()
+    await world.services.pause(TENANT, sandbox.id)
+
+    async def ran_a_moment_ago(*_args: object) -> Sandbox:
+        return sandbox
+
+    def refused(*_args: object) -> None:
+        raise StateConflict("as a node would, at once")
+
+    monkeypatch.setattr(world.services.exec, "_awake", ran_a_moment_ago)
+    monkeypatch.setattr(world.node, "exec", refused)
+    with pytest.raises(StateConflict, match="was paused before the command was reached; resume it") as paused:
+        await world.services.exec.start(TENANT, sandbox.id, Command("pwd"))
+    assert "command_id" not in paused.value.fields
+
+
 async def test_command_cut_off_by_a_pause_that_failed(world: Controlled) -> None:
     """It goes on at once, and the error says where to attach."""
     sandbox = await world.create()

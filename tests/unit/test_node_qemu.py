@@ -8,7 +8,7 @@ import json
 import pytest
 
 from terpd.node.vmm.base import Hardware
-from terpd.node.vmm.qemu import Boot, command_line
+from terpd.node.vmm.definition import Boot, command_line
 
 HARDWARE = Hardware(vcpus=2, memory_mib=4096)
 BOOT = Boot(kernel="/m/kernel", initrd="/m/initrd", cmdline="quiet", console_set=2)

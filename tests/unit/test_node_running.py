@@ -7,11 +7,12 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.until import until
 
 from terpd.node.jail.process import Process
 from terpd.node.vmm.base import Layer, VmmFailed
@@ -60,7 +61,7 @@ class Monitor:
     def _answer(self, name: str, arguments: dict[str, Any]) -> None:
         self.told.append((name, arguments))
         answer = self.answers.get(name, {})
-        if isinstance(answer, Callable):
+        if callable(answer):
             answer = answer(arguments)
         reply = {"error": {"desc": str(answer)}} if isinstance(answer, Exception) else {"return": answer}
         with contextlib.suppress(BrokenPipeError):
@@ -207,6 +208,58 @@ async def test_flattening_copies_what_is_right_under_the_top(running: tuple[Qemu
     assert (stream["device"], stream["base-node"], stream["backing-file"]) == ("l5", "l0", "base.qcow2")
     assert chain == ["l0", "l5"]
     assert [arguments["id"] for name, arguments in monitor.told if name == "object-del"] == ["k2", "k1"]
+
+
+async def test_a_flattening_that_is_cancelled_ends_in_the_monitor_too(running: tuple[QemuVm, Monitor]) -> None:
+    """Also if the monitor has not even said that it began."""
+    vm, monitor = running
+    jobs: list[dict[str, str]] = []
+
+    def begin(arguments: dict[str, Any]) -> object:
+        asyncio.run_coroutine_threadsafe(_cancel(), loop).result()
+        jobs.append({"id": "flatten", "status": "running"})
+        return {}
+
+    async def _cancel() -> None:
+        flattening.cancel()
+
+    def end(arguments: dict[str, Any]) -> object:
+        jobs[0] = {"id": "flatten", "status": "concluded", "error": "Operation canceled"}
+        return {}
+
+    monitor.answers |= {"block-stream": begin, "job-cancel": end, "query-jobs": lambda _: jobs}
+    monitor.answers["job-dismiss"] = lambda _: jobs.clear() or {}
+    loop = asyncio.get_running_loop()
+    flattening = asyncio.create_task(vm.flatten(1))
+    with pytest.raises(asyncio.CancelledError):
+        await flattening
+
+    assert monitor.names() == ["block-stream", "job-cancel", "job-dismiss"]
+
+
+async def test_a_flattening_that_is_cancelled_too_late_is_done(running: tuple[QemuVm, Monitor]) -> None:
+    """Who cancelled it must know that the layers are not in the chain any more."""
+    vm, monitor = running
+    nodes = ["l0", "l1"]
+    jobs = [{"id": "flatten", "status": "running"}]
+
+    def too_late(arguments: dict[str, Any]) -> object:
+        jobs[0] = {"id": "flatten", "status": "concluded"}
+        return OSError("it has concluded")
+
+    def forget(arguments: dict[str, Any]) -> object:
+        nodes[:] = ["l1"]
+        return {}
+
+    monitor.answers |= {"query-jobs": lambda _: jobs, "job-cancel": too_late, "blockdev-del": forget}
+    monitor.answers["job-dismiss"] = lambda _: jobs.clear() or {}
+    monitor.answers["query-named-block-nodes"] = lambda _: [{"node-name": name} for name in nodes]
+    flattening = asyncio.create_task(vm.flatten(1))
+    await until(lambda: "query-jobs" in dict(monitor.told))
+    flattening.cancel()
+    await flattening
+
+    assert nodes == ["l1"]
 
 
 async def test_a_flattening_that_fails_is_told(running: tuple[QemuVm, Monitor]) -> None:

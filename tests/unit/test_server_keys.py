@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
+import os
 import stat
 from pathlib import Path
 
@@ -10,8 +12,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from terpd.daemon.config import Config, ConfigError
-from terpd.daemon.server_keys import load_keys
-from terpd.sealing.keyring import new_server_key, server_key_id
+from terpd.daemon.server_keys import load_keys, warn_of_missing
+from terpd.model.ids import TenantId, new_sandbox_id, new_state_id
+from terpd.model.sandbox import Network, Size
+from terpd.model.snapshot import Snapshot, SnapshotStatus
+from terpd.sealing.keyring import KeyRing, new_server_key, server_key_id
+from terpd.store import open_sqlite
 
 
 def test_the_first_start_makes_a_key(tmp_path: Path) -> None:
@@ -73,3 +79,38 @@ def test_a_key_that_cannot_be_made(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="cannot be read or made"):
         load_keys(Config(data_dir=tmp_path), {})
+
+
+async def test_missing_server_keys_are_named(tmp_path: Path) -> None:
+    """At the start and not only at the first resume; once for each key, however many it wrapped."""
+    old, new = KeyRing([os.urandom(32)]), KeyRing([os.urandom(32)])
+    store = await open_sqlite(tmp_path / "terp.db")
+    for ring in (old, old, new):
+        await store.add_snapshot(_snapshot(ring), max_named=None)
+
+    with capture_logs() as logs:
+        await warn_of_missing(store, new, "here")
+        await warn_of_missing(store, new, "elsewhere")
+    await store.close()
+
+    assert [(entry["event"], entry["server_key_id"], entry["sealed_keys"]) for entry in logs] == [
+        ("server_key_missing", old.current_id, 2)
+    ]
+
+
+def _snapshot(ring: KeyRing) -> Snapshot:
+    state_id = new_state_id()
+    return Snapshot(
+        id=state_id,
+        tenant=TenantId("acme"),
+        status=SnapshotStatus.READY,
+        name=None,
+        source=new_sandbox_id(),
+        template="debian-12",
+        size=Size("small", 1, 256),
+        network=Network.OFF,
+        region="local",
+        node_id="here",
+        created_at=dt.datetime(2026, 11, 1, tzinfo=dt.UTC),
+        sealed_key=ring.new_data_key(state_id).sealed,
+    )

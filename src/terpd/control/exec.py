@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from terpd.control.awake import Awake
 from terpd.control.checks import check_command, check_env, check_path
 from terpd.control.ended import explaining
 from terpd.control.policy import Policy
-from terpd.model.errors import GuestFault, InvalidRequest, TooLarge
+from terpd.model.errors import GuestFault, InvalidRequest, StateConflict, TooLarge
 from terpd.model.guest import (
     DEFAULT_CWD,
     ExecEvent,
@@ -85,7 +86,8 @@ class RunCommand:
         """
         request = self._request(command)
         await self._awake(tenant, sandbox_id)
-        events = self._node.exec(sandbox_id, request)
+        async with self._not_begun(tenant, sandbox_id):
+            events = self._node.exec(sandbox_id, request)
         return RunningExec(
             request.exec_id, self._watched(tenant, sandbox_id, request.exec_id, events, 0, command.timeout_s)
         )
@@ -106,16 +108,25 @@ class RunCommand:
         if offset < 0:
             raise InvalidRequest(f"offset must not be below 0: {offset}")
         await self._awake(tenant, sandbox_id)
-        events = self._node.attach(sandbox_id, exec_id, offset)
+        async with self._not_begun(tenant, sandbox_id):
+            events = self._node.attach(sandbox_id, exec_id, offset)
         return RunningExec(
             exec_id, self._watched(tenant, sandbox_id, exec_id, events, offset, self._policy.max_timeout_s)
         )
 
     async def run(self, tenant: TenantId, sandbox_id: SandboxId, command: Command) -> ExecResult:
-        """Run to the end and keep the output, 8 MiB of each stream. Cancelling detaches. Raises as `start`."""
+        """
+        Run to the end and keep the output, 8 MiB of each stream. Cancelling detaches. Raises as `start`.
+
+        The caller gets no output with an error: to attach after a pause begins at the beginning.
+        """
         running = await self.start(tenant, sandbox_id, command)
         try:
             return await _collect(running.events)
+        except StateConflict as error:
+            if "offset" in error.fields:
+                error.fields["offset"] = 0
+            raise
         finally:
             await running.events.aclose()
 
@@ -132,6 +143,11 @@ class RunCommand:
             timeout_s=float(command.timeout_s),
             stdin=None if command.stdin is None else _stdin(command.stdin),
         )
+
+    def _not_begun(self, tenant: TenantId, sandbox_id: SandboxId) -> AbstractAsyncContextManager[None]:
+        """Around what a node refuses at once."""
+        during, todo = "before the command was reached", "resume it and try again"
+        return explaining(self._store, tenant, sandbox_id, during, todo=todo, fields={})
 
     async def _watched(
         self,

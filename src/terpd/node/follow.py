@@ -111,7 +111,8 @@ class _Follower:
         if self._request is not None and start:
             return await _first(guest.exec(self._request))
         try:
-            return await _first(guest.attach(self._exec_id, self._offset))
+            stdin = None if self._request is None else self._request.stdin
+            return await _first(guest.attach(self._exec_id, self._offset, stdin=stdin))
         except ExecNotFound:
             if self._started or self._request is None:
                 raise

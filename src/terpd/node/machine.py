@@ -251,13 +251,17 @@ class Machine:
         Raises:
             StorageFull, Unavailable: It could not be written (the machine may have just ended): it is what it was.
         """
+
+        async def write() -> None:
+            await asyncio.to_thread(record.write, self._facilities.directory(self.id))
+            self.record = record
+
         try:
-            await finished(asyncio.to_thread(record.write, self._facilities.directory(self.id)))
+            await finished(write())
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise StorageFull("The server's disk is full; try again", context={"cause": str(error)}) from error
             raise Unavailable("The machine could not be recorded; try again", context={"cause": str(error)}) from error
-        self.record = record
 
     def hold(self) -> None:
         """Note that the machine stands still, and tell those who wait for its guest."""

@@ -229,11 +229,7 @@ class Supervisor:
             await warm.claim(spec.sandbox_id, spec.key)
             await warm.wake(first_wake(spec.sandbox_id, spec.env))
             self._hand_out(warm, spec.sandbox_id)
-        except (
-            GuestFault,
-            StorageFull,
-            Unavailable,
-        ) as error:  # it broke while it waited, which is not the caller's concern
+        except (GuestFault, StorageFull, Unavailable) as error:  # it broke while it waited: no concern of the caller's
             log.warning("warm machine not used", machine=warm.id, why=error.detail)
             await warm.end()
             return False

@@ -36,6 +36,9 @@ class LimitsBody(AnswerBody):
     max_running_lifetime_seconds: int | None = Field(
         description="From start or resume to the latest end of a lease; null for no bound"
     )
+    max_paused_seconds: int | None = Field(
+        description="From a pause to the termination of what stays paused; null for never"
+    )
     allowed_sizes: list[str]
     sizes: list[SizeBody]
     regions: list[RegionBody]
@@ -63,12 +66,13 @@ def limits_object(limits: Limits) -> dict[str, Any]:
         "max_concurrent": limits.max_concurrent,
         "live": limits.live,
         "max_snapshots": limits.max_snapshots,
-        "paused": limits.saved,
+        "paused": limits.paused,
         "max_named_snapshots": limits.max_named_snapshots,
         "named_snapshots": limits.named_snapshots,
         "max_fork": limits.max_fork,
         "max_timeout_seconds": limits.max_timeout_s,
         "max_running_lifetime_seconds": limits.max_running_lifetime_s,
+        "max_paused_seconds": limits.max_paused_s,
         "allowed_sizes": [size.name for size in limits.sizes],
         "sizes": [
             {"size": size.name, "cpu": size.vcpus, "memory_mb": size.memory_mib, "allowed": True}

@@ -180,9 +180,9 @@ class GuestClient:
 
     # ---- commands; as the methods of the Node port
     # When the session ends, a command that is being read goes on, and is held back before output is lost, until
-    # `attach` from there or before, or for 10 s in which the guest is not frozen. When `freeze` has returned, everything
-    # that was sent has arrived here: `attach` from behind what was received, with the same stdin, goes on without a gap.
-    # A command whose `exec` began before `freeze` is there to be attached to.
+    # `attach` from there or before, or for 10 s in which the guest is not frozen. When `freeze` has returned, all that
+    # was sent has arrived here: `attach` from behind what was received, with the same stdin, goes on without a gap. A
+    # command whose `exec` began before `freeze` is there to be attached to.
 
     def exec(self, request: ExecRequest) -> AsyncIterator[ExecEvent]:
         return execs.run(self._channel, request)

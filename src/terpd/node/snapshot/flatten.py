@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
 
 from terpd.model.errors import TerpError, Unavailable
 from terpd.node.facilities import Facilities
+from terpd.node.finished import finished
 from terpd.node.machine import Machine
+from terpd.node.record import DiskLayer
 from terpd.node.vmm.base import VmmFailed
 
 log = structlog.get_logger()
@@ -77,17 +80,27 @@ class Flattener:
             record = machine.record
             if machine.held or machine.stopping or len(record.layers) < 2:
                 return
+            copying = asyncio.ensure_future(machine.vm.flatten(len(record.layers) - 1))
             try:
-                await machine.vm.flatten(len(record.layers) - 1)
+                await asyncio.shield(copying)
             except VmmFailed:
                 machine.unsure = True
                 raise
-            *frozen, top = record.layers
-            await machine.update(replace(machine.record, layers=(top,)))
-            for layer in frozen:
-                with contextlib.suppress(OSError):  # it goes with the machine
-                    self._facilities.layer(machine.id, layer.id).unlink(missing_ok=True)
-            log.info("chain flattened", machine=machine.id, layers=len(frozen))
+            except asyncio.CancelledError:
+                copying.cancel()
+                await asyncio.wait([copying])
+                if not copying.cancelled() and copying.exception() is None:  # it was done at that very moment
+                    await self._note(machine, record.layers)
+                raise
+            await finished(self._note(machine, record.layers))
+
+    async def _note(self, machine: Machine, layers: Sequence[DiskLayer]) -> None:
+        *frozen, top = layers
+        await machine.update(replace(machine.record, layers=(top,)))
+        for layer in frozen:
+            with contextlib.suppress(OSError):  # it goes with the machine
+                self._facilities.layer(machine.id, layer.id).unlink(missing_ok=True)
+        log.info("chain flattened", machine=machine.id, layers=len(frozen))
 
 
 def _frozen(machine: Machine) -> int:

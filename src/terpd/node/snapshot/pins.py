@@ -50,7 +50,8 @@ class Pins:
         Raises:
             Unavailable: It was replaced this moment.
         """
-        places = (template.directory, template.image.root.parent)
+        image = template.image
+        places = (template.directory, self._home / "templates" / image.template / image.digest)
         self._held.update(places)
         self._recent.update(places)
         try:
@@ -93,6 +94,8 @@ class Pins:
         for folder in ("snapshots", "templates"):
             for pin in (self._home / folder).glob(f"*/*/.pins/{self._owner}"):
                 place = pin.parent.parent
+                if place.is_symlink():  # the current build, which is there under its own name too
+                    continue
                 if place not in keep | self._recent:
                     self._known.discard(place)
                     artifact.unpin(place, self._owner)

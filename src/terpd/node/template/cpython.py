@@ -22,6 +22,8 @@ _ASK = (
     "import json, platform, sys; print(json.dumps([sys.base_prefix, '%d.%d' % sys.version_info[:2], "
     "platform.python_version(), ' '.join(platform.python_build()), sys.implementation.name]))"
 )
+# What each interpreter runs when it starts. In the standard library it is found in virtual environments too.
+START_HOOK = Path(__file__).with_name("guest_sitecustomize.py")
 # Parts of the standard library nobody can use in a guest, or that need libraries we do not install.
 _UNUSED = ("test", "idlelib", "tkinter", "turtledemo", "turtle.py", "lib2to3/tests", "site-packages", "__pycache__")
 _UNUSED_EXTENSIONS = ("_tkinter*.so", "nis*.so", "_test*.so", "xxlimited*.so", "_xx*.so")
@@ -124,6 +126,7 @@ def install(tree: Path, interpreter: Interpreter) -> None:
     _copy(interpreter, local)
     _trim(local, library)
     _relocate(local, interpreter)
+    shutil.copyfile(START_HOOK, library / "sitecustomize.py")
     run_in(tree, ["ldconfig"])
     python = f"/usr/local/bin/python{interpreter.series}"
     run_in(tree, [python, "-I", "-c", _CHECK])

@@ -99,7 +99,7 @@ class Layers:
             made_of["authorities"] = trust.fingerprint(self._authorities)
         if recipe.python is not None:
             interpreter = cpython.ensure_interpreter(recipe.python)
-            made_of["python"] = [interpreter.version, interpreter.build]
+            made_of["python"] = [interpreter.version, interpreter.build, cpython.START_HOOK.read_text()]
         return made_of
 
     def _make(self, tree: Path, chain: Sequence[Recipe], recipe: Recipe, base: Layer | None) -> None:

@@ -1,7 +1,7 @@
 """
-QEMU microvm machines: their command line, and how they are booted, restored and found again.
+QEMU microvm machines: how they are booted, restored and found again.
 
-The machine definition and why each flag stands there: docs/adr/0002-machine.md. What makes a restore fast:
+What makes a restore fast:
 
     sockets bound and connected, QMP commands written ──► launch ──► QEMU reads them as soon as it can
     ──► device state loads from an inherited descriptor ──► the guest runs (event RESUME)
@@ -16,10 +16,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from terpd.node.jail.launch import Bind, ErrorText, JailSpec, LaunchFailed, launch
@@ -27,131 +25,17 @@ from terpd.node.jail.process import Process, scan
 from terpd.node.jail.root import JailRoot
 from terpd.node.vmm import sockets
 from terpd.node.vmm.base import BootSpec, Hardware, Placement, RestoreSpec, VmmFailed
+from terpd.node.vmm.definition import MOUNT, Boot, command_line, kernel_arguments
 from terpd.node.vmm.qmp import Qmp
-from terpd.node.vmm.running import (
-    BACKING_NAME,
-    STATE_SET,
-    TEMPLATE_NODE,
-    QemuVm,
-    layer_files,
-    layer_options,
-    layer_set,
-)
+from terpd.node.vmm.running import STATE_SET, QemuVm, layer_files, layer_set
 from terpd.node.vmm.secret_files import SecretFiles
 
-_MOUNT = "/m"  # where a machine's files appear inside its jail
 _CONSOLE_SET = 2
 _KVM_SET = 3
-_CONSOLE_BYTES = 65536  # of the guest's serial output kept in QEMU, for a post-mortem
 _LOAD = {"uri": f"file:/dev/fdset/{STATE_SET}"}
 _START_TIMEOUT_S = 30.0  # a restore takes 20-40 ms; a host that swaps or starves may take very much longer
 _QMP_SOCKET = "qmp.sock"
 _AGENT_SOCKET = "agent.sock"
-
-
-@dataclass(frozen=True, slots=True)
-class Boot:
-    """What only a cold boot needs."""
-
-    kernel: str
-    initrd: str
-    cmdline: str
-    console_set: int
-
-
-def command_line(
-    name: str,
-    hardware: Hardware,
-    *,
-    accel: str,
-    qmp_fd: int,
-    agent_fd: int,
-    descriptors: Sequence[tuple[int, int]],
-    boot: Boot | None,
-    layers: int = 1,
-) -> list[str]:
-    """
-    Return QEMU's argument vector; pure.
-
-    Template and clone must agree on every device, or the state loads "successfully" into a dead guest: so both come
-    from here, and only memory sharing, kernel, console and what the disk consists of differ.
-
-    Args:
-        accel: Value of -accel.
-        descriptors: Number of an fdset and inherited file descriptor.
-        boot: None restores: QEMU waits for `migrate-incoming`.
-        layers: Of the machine's own disk, at a restore; their secrets are the files `k0`, `k1`, … beside the disk.
-    """
-    disk, top = _template_disk() if boot else _layered_disk(layers)
-    share = "share=on" if boot else "share=off,readonly=on,rom=off"
-    argv = [
-        "/usr/bin/qemu-system-x86_64",
-        *("-name", name),
-        "-nodefaults",
-        "-no-user-config",
-        *("-display", "none"),
-        *("-M", "microvm,pit=off,pic=off,memory-backend=m0,suppress-vmdesc=on"),
-        *("-accel", accel),
-        *("-cpu", "max"),
-        *("-smp", str(hardware.vcpus)),
-        *("-m", f"{hardware.memory_mib}M"),
-        *("-bios", "qboot.rom"),
-        *("-object", f"memory-backend-file,id=m0,mem-path={_MOUNT}/memory,size={hardware.memory_mib}M,{share}"),
-        *("-device", "virtio-serial-device,max_ports=2"),
-        *("-chardev", f"socket,id=a0,fd={agent_fd},server=on,wait=off"),
-        *("-device", "virtserialport,chardev=a0,name=terp.agent"),
-        *disk,
-        # A full host disk is the guest's I/O error. By default QEMU would stop the guest, and nobody would wake it.
-        *("-device", f"virtio-blk-device,drive={top},werror=report,rerror=report"),
-        *("-chardev", f"socket,id=q0,fd={qmp_fd},server=on,wait=off"),
-        *("-mon", "chardev=q0,mode=control"),
-        *("-global", "migration.send-configuration=off"),
-        *("-global", "migration.store-global-state=off"),
-        # A guest that reboots or panics ends; it could not boot again anyway (its firmware's memory is not restored).
-        *("-action", "reboot=shutdown,panic=shutdown"),
-        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
-    ]
-    for number, fd in descriptors:
-        argv += ["-add-fd", f"fd={fd},set={number}"]
-    if boot is None:
-        argv += ["-chardev", f"ringbuf,id=s0,size={_CONSOLE_BYTES}", "-serial", "chardev:s0", "-incoming", "defer"]
-    else:
-        argv += ["-chardev", f"file,id=s0,path=/dev/fdset/{boot.console_set}", "-serial", "chardev:s0"]
-        argv += ["-kernel", boot.kernel, "-initrd", boot.initrd, "-append", boot.cmdline]
-    return argv
-
-
-def _template_disk() -> tuple[list[str], str]:
-    """The options of the disk that a template boots from, and the node that its device uses."""
-    options = "discard=unmap,cache.no-flush=on"
-    file = f"driver=file,node-name=f,filename={_MOUNT}/disk.qcow2,{options}"
-    return ["-blockdev", file, "-blockdev", f"driver=qcow2,node-name={TEMPLATE_NODE},file=f,{options}"], TEMPLATE_NODE
-
-
-def _layered_disk(layers: int) -> tuple[list[str], str]:
-    """The options of a restored machine's disk, and the node that its device uses."""
-    argv = [
-        *("-blockdev", f"driver=file,node-name=f,filename={_MOUNT}/{BACKING_NAME},read-only=on"),
-        *("-blockdev", f"driver=qcow2,node-name={TEMPLATE_NODE},file=f,read-only=on"),
-    ]
-    below = TEMPLATE_NODE
-    for number in range(layers):
-        argv += ["-object", f"secret,id=k{number},file={_MOUNT}/k{number}"]
-        for options in layer_options(number, below, frozen=number < layers - 1):
-            argv += ["-blockdev", json.dumps(options, separators=(",", ":"))]
-        below = f"l{number}"
-    return argv, below
-
-
-def kernel_arguments(accel: str, tsc_khz: int) -> str:
-    """Return what the guest's kernel is told at a cold boot; pure. Reasons: docs/adr/0002-machine.md."""
-    # reboot=t: by a triple fault, which ends the machine at once. The kernel's own first choice here is a keyboard
-    # controller that a microvm has not; a guest that reboots or panics would poll it for minutes.
-    arguments = "console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on"
-    if accel == "kvm":
-        return arguments
-    # lpj is loops_per_jiffy at 250 Hz, the tick of Debian's kernels.
-    return f"{arguments} tsc=reliable tsc_early_khz={tsc_khz} lpj={tsc_khz * 1000 // 250} no_timer_check"
 
 
 class Qemu:
@@ -186,17 +70,17 @@ class Qemu:
 
     async def boot(self, spec: BootSpec) -> QemuVm:
         boot = Boot(
-            kernel=f"{_MOUNT}/kernel",
-            initrd=f"{_MOUNT}/initrd",
+            kernel=f"{MOUNT}/kernel",
+            initrd=f"{MOUNT}/initrd",
             cmdline=kernel_arguments(self._accel, self._tsc_khz),
             console_set=_CONSOLE_SET,
         )
         binds = [
-            Bind(spec.memory_file, f"{_MOUNT}/memory", writable=True),
-            Bind(spec.kernel, f"{_MOUNT}/kernel"),
-            Bind(spec.initrd, f"{_MOUNT}/initrd"),
-            Bind(spec.disk, f"{_MOUNT}/disk.qcow2", writable=True),
-            *(Bind(path, f"{_MOUNT}/{name}") for name, path in spec.disk_backing.items()),
+            Bind(spec.memory_file, f"{MOUNT}/memory", writable=True),
+            Bind(spec.kernel, f"{MOUNT}/kernel"),
+            Bind(spec.initrd, f"{MOUNT}/initrd"),
+            Bind(spec.disk, f"{MOUNT}/disk.qcow2", writable=True),
+            *(Bind(path, f"{MOUNT}/{name}") for name, path in spec.disk_backing.items()),
         ]
         with contextlib.ExitStack() as held:
             state = _open(held, spec.devices_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -211,9 +95,9 @@ class Qemu:
                 passphrases = [layer.passphrase for layer in spec.layers]
                 keys = secrets.enter_context(self._secrets.shown(placement.name, placement.uid, passphrases))
                 binds = [
-                    Bind(spec.memory_file, f"{_MOUNT}/memory"),
-                    *(Bind(path, f"{_MOUNT}/{name}") for name, path in spec.disk_backing.items()),
-                    *(Bind(path, f"{_MOUNT}/{path.name}") for path in keys),
+                    Bind(spec.memory_file, f"{MOUNT}/memory"),
+                    *(Bind(path, f"{MOUNT}/{name}") for name, path in spec.disk_backing.items()),
+                    *(Bind(path, f"{MOUNT}/{path.name}") for path in keys),
                 ]
                 descriptors = [(STATE_SET, _state(held, spec.devices))]
                 for number, layer in enumerate(spec.layers):

@@ -158,26 +158,37 @@ class QemuVm:
             "auto-finalize": True,
             "auto-dismiss": False,
         }
-        await self._qmp.execute("block-stream", stream)
         try:
+            await self._qmp.execute("block-stream", stream)
             await self._job_end(timeout_s=None)
         except asyncio.CancelledError:
-            await asyncio.shield(self.end_jobs())
-            raise
-        for name in reversed(dropped):
-            await self._drop(int(name[1:]))
-        if set(dropped).intersection((await self._layers())[0]):
-            raise VmmFailed("QEMU still needs layers that it has copied")
+            if not await asyncio.shield(self.end_jobs()):
+                raise
+        # It is done, be it that it was to be cancelled at that very moment: from here on there is no way back.
+        forgetting = asyncio.ensure_future(self._forget(dropped))
+        while not forgetting.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([forgetting])
+        forgetting.result()
 
-    async def end_jobs(self) -> None:
-        """End a flattening under way, of this daemon or of one before it. Raises VmmFailed."""
-        if await self._job() is not None:
-            with contextlib.suppress(VmmFailed):  # it has concluded
-                await self._qmp.execute("job-cancel", {"id": _JOB})
-            with contextlib.suppress(VmmFailed):  # cancelled, which is an error of the job's
-                await self._job_end(timeout_s=_JOB_END_TIMEOUT_S)
+    async def end_jobs(self) -> bool:
+        """
+        End a flattening under way, of this daemon or of one before it, and return whether it had done its work.
+
+        Raises:
+            VmmFailed: It does not end.
+        """
+        if await self._job() is None:
+            return False
+        with contextlib.suppress(VmmFailed):  # it has concluded
+            await self._qmp.execute("job-cancel", {"id": _JOB})
+        try:
+            await self._job_end(timeout_s=_JOB_END_TIMEOUT_S)
+        except VmmFailed:  # cancelled, which is an error of the job's
             if await self._job() is not None:
-                raise VmmFailed("QEMU does not end its flattening")
+                raise
+            return False
+        return True
 
     async def kill(self) -> None:
         self.process.kill()
@@ -225,6 +236,13 @@ class QemuVm:
             self._qmp.execute_later("remove-fd", {"fdset-id": layer_set(number)}),
         ]
         await asyncio.wait(commands, timeout=SAVE_TIMEOUT_S)
+
+    async def _forget(self, layers: Sequence[str]) -> None:
+        """Drop layers that were copied, the highest first. Raises VmmFailed if they are in the chain all the same."""
+        for name in reversed(layers):
+            await self._drop(int(name[1:]))
+        if set(layers).intersection((await self._layers())[0]):
+            raise VmmFailed("QEMU still needs layers that it has copied")
 
     async def _job(self) -> dict[str, Any] | None:
         jobs = _objects(await self._qmp.execute("query-jobs"))
