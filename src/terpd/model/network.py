@@ -106,6 +106,8 @@ class Reason(StrEnum):
     MALFORMED = "malformed"
     TOO_MANY = "too_many"
     CREDENTIAL_LOST = "credential_lost"  # the server was restarted since, and credentials are in its memory only
+    CERTIFICATE_REFUSED = "certificate_refused"  # by a program that does not trust its sandbox's CA, for a credential
+    SERVER_UNVERIFIED = "server_unverified"  # a credential's host has a certificate that the gateway does not trust
 
 
 @dataclass(frozen=True, slots=True)
