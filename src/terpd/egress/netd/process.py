@@ -95,7 +95,8 @@ class HelperProcess:
     async def _answer(self, number: int, timeout_s: float) -> wire.Message:
         if self.lost:
             raise HelperLost("it has ended")
-        waiting = self._waiting[number] = self._loop.create_future()
+        waiting: asyncio.Future[wire.Message] = self._loop.create_future()
+        self._waiting[number] = waiting
         try:
             await asyncio.wait([waiting], timeout=timeout_s)
         except BaseException:

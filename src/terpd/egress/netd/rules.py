@@ -39,7 +39,8 @@ table netdev terp {{
   ip hdrlength != 5 drop
   ip frag-off & 0x3fff != 0 drop
   ip daddr {{ 0.0.0.0/8, 127.0.0.0/8, {_PREFIX[0]}, {GUEST_ADDRESS}, {_PREFIX[-1]}, 224.0.0.0/3 }} drop
-  ip protocol {{ tcp, udp, icmp }} accept
+  ip protocol tcp ip length >= 40 accept
+  ip protocol {{ udp, icmp }} accept
  }}
 }}
 
