@@ -14,8 +14,9 @@ class Upstream:
             names are then resolved there, and address classes can only be checked for literals. None: directly.
         resolvers: Addresses of DNS servers to ask; empty: the host's own resolution.
         allow_addresses: Networks in CIDR notation that may be reached although their class is forbidden, e.g. an
-            internal package mirror's.
-        default_domains: What `restricted` allows besides the template's own package hosts.
+            internal package mirror's. An address of this host itself must be given alone, as /32 or /128.
+        default_domains: What `restricted` allows where a policy has no list of its own. In this list, as in a
+            policy's, `http://name` also allows plain HTTP on port 80, which apt's sources use.
         max_connections: Of one sandbox at the same time.
     """
 

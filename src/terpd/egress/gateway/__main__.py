@@ -1,0 +1,34 @@
+"""
+`python -m terpd.egress.gateway FD [UID]`: the process itself. Started by terpd, with its end of the control socket.
+
+Everything is imported before root is given up: what is installed for root alone is out of reach afterwards.
+"""
+
+from __future__ import annotations
+
+import encodings.idna  # noqa: F401  otherwise imported when the first name is looked up
+import json
+import sys
+
+import structlog
+
+from terpd.egress.gateway.confine import confine
+from terpd.egress.gateway.server import run
+
+
+def main() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=json.dumps),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+    control, *uid = (int(argument) for argument in sys.argv[1:])
+    confine(uid[0] if uid else None)
+    run(control)
+
+
+main()
