@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 import pytest
-
 from support.cable import Baits, Cable, handshake, in_namespace, packet, reached, set_network
 from support.frames import (
     ACK,
@@ -46,6 +45,7 @@ from support.frames import (
     tcp,
     udp,
 )
+
 from terpd.egress.base import Sockets
 from terpd.egress.netd.namespace import Helper
 from terpd.model.network import GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC

@@ -2,7 +2,7 @@
 The packet filter of a namespace. Whatever a guest sends ends here or at one of three sockets.
 
     frame → netdev ingress   our MAC to theirs, plain IPv4 or an ARP question for the gateway; nothing else goes on
-          → inet prerouting  TCP is given to the gateway's socket, whatever its destination
+          → inet prerouting  its source is checked again; TCP is given to the gateway's socket, whatever its destination
           → inet input       TCP, DNS, ping of the gateway; other UDP is answered with ICMP, so that QUIC fails at once
             inet forward     nothing
             inet output      answers to the guest, and connections to it
@@ -26,14 +26,14 @@ DNS_PORT = 53
 _LIBRARY = "libnftables.so.1"
 _PREFIX = IPv4Interface(f"{GATEWAY_ADDRESS}/{PREFIX_LENGTH}").network
 
-_REPLACE = "delete table netdev terp\ndelete table inet terp\n"
+# Added first, so that it is no error where there is none.
+_REPLACE = "".join(f"{act} table {table} terp\n" for table in ("netdev", "inet") for act in ("add", "delete"))
 RULES = f"""
 table netdev terp {{
  chain ingress {{
   type filter hook ingress device "{TAP_NAME}" priority 0; policy drop;
   ether saddr != {GUEST_MAC} drop
   ether type arp arp operation request arp saddr ip {GUEST_ADDRESS} arp daddr ip {GATEWAY_ADDRESS} accept
-  ether type != ip drop
   ether daddr != {GATEWAY_MAC} drop
   ip saddr != {GUEST_ADDRESS} drop
   ip hdrlength != 5 drop

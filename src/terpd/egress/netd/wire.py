@@ -15,13 +15,17 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_DESCRIPTORS = 8
 HELLO_ID = 0
 INVALID, BUSY, REFUSED = "invalid", "busy", "refused"  # kinds of errors
+
+_DESCRIPTOR = struct.Struct("i")
+_RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
 
 Body = Mapping[str, object]
 
@@ -40,7 +44,7 @@ class Message:
 
 def send(sock: socket.socket, body: Body, fds: Sequence[int] = ()) -> None:
     """Descriptors are duplicated by the kernel; the sender still has its own. Raises OSError."""
-    socket.send_fds(sock, [json.dumps(body).encode()], list(fds), socket.MSG_NOSIGNAL)
+    socket.send_fds(sock, [json.dumps(body).encode()], list(fds))
 
 
 def receive(sock: socket.socket) -> Message | None:
@@ -51,7 +55,10 @@ def receive(sock: socket.socket) -> Message | None:
         Malformed: Too long, too many descriptors, or no JSON object.
         OSError: As of recvmsg(2).
     """
-    content, fds, flags, _ = socket.recv_fds(sock, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+    # Not socket.recv_fds: it drops its flags (CPython 3.11-3.13), and any program we start would inherit these.
+    room = socket.CMSG_LEN(MAX_DESCRIPTORS * _DESCRIPTOR.size)
+    content, ancillary, flags, _ = sock.recvmsg(MAX_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    fds = [fd for level, kind, data in ancillary if (level, kind) == _RIGHTS for (fd,) in _whole(data)]
     if not content and not fds:
         return None
     try:
@@ -61,6 +68,10 @@ def receive(sock: socket.socket) -> Message | None:
     except BaseException:
         close_all(fds)
         raise
+
+
+def _whole(data: bytes) -> Iterator[tuple[int]]:
+    return _DESCRIPTOR.iter_unpack(data[: len(data) - len(data) % _DESCRIPTOR.size])
 
 
 def _parse(content: bytes) -> Body:
