@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from terpd.daemon import doctor, doctor_states
+from terpd.daemon import doctor, doctor_network, doctor_states
 from terpd.daemon.check import GIB, Check, Level
 from terpd.daemon.config import Config
 from terpd.node.vmm.accel import Acceleration
@@ -54,7 +54,8 @@ _SYSCALLS = "kill_process kill_thread trap errno user_notif trace log allow"
         (doctor.check_disk(Path("/h"), GIB // 2), Level.FAIL),
         (doctor.check_home(Path("/h"), "6.12", ["debian-12"]), Level.OK),
         (doctor.check_home(Path("/h"), None, []), Level.FAIL),
-        (doctor.check_network(tun=False, nft=False), Level.OK),
+        (doctor_network.check_network(took_s=0.003), Level.OK),
+        (doctor_network.check_network(refused="Networks need /dev/net/tun: load the module tun"), Level.WARN),
         (doctor_states.check_vault(None), Level.OK),
         (doctor_states.check_vault("No such file"), Level.FAIL),
         (doctor_states.check_tmpfs("tmpfs"), Level.OK),

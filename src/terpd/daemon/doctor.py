@@ -11,12 +11,12 @@ import os
 import platform
 import re
 import resource
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from terpd.daemon.check import GIB, Check, Level
 from terpd.daemon.config import Config
+from terpd.daemon.doctor_network import examine_network
 from terpd.daemon.doctor_states import examine_states, free_bytes
 from terpd.daemon.node import AGENT, LAUNCHER, VAULT
 from terpd.node.jail.cgroup import CgroupTree
@@ -64,7 +64,7 @@ async def examine(config: Config) -> list[Check]:
         check_memory(_available_memory()),
         check_disk(config.home, free_bytes(config.home)),
         check_home(config.home, *_contents(config.home)),
-        check_network(**_network()),
+        await examine_network(),
     ]
     return [*checks, *await examine_states(config)]
 
@@ -199,11 +199,6 @@ def check_home(home: Path, kernel: str | None, templates: Sequence[str]) -> Chec
     return Check("templates", Level.OK, found)
 
 
-def check_network(*, tun: bool, nft: bool) -> Check:
-    found = f"/dev/net/tun {'is there' if tun else 'is missing'}, nft {'is there' if nft else 'is missing'}"
-    return Check("network", Level.OK, f"{found}; sandboxes have network `off`, which needs neither")
-
-
 # ---- looking at the host -------------------------------------------------------------------------
 
 
@@ -261,11 +256,6 @@ def _taken_ids() -> list[tuple[str, int, int]]:
             except (ValueError, IndexError):
                 continue  # a comment, or an entry of NIS
     return taken
-
-
-def _network() -> dict[str, bool]:
-    nft = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin")
-    return {"tun": Path("/dev/net/tun").exists(), "nft": nft is not None}
 
 
 def _sysctl(name: str) -> str | None:

@@ -21,7 +21,7 @@ def serve(sock: socket.socket) -> None:
         load_library()
         helper = Helper()
     except (OSError, RulesRefused) as error:
-        wire.send(sock, {"id": wire.HELLO_ID, "error": _refusal(error)})
+        wire.send(sock, {"id": wire.HELLO_ID, "error": refusal(error)})
         return
     wire.send(sock, {"id": wire.HELLO_ID})
     while True:
@@ -47,7 +47,7 @@ def answer(sock: socket.socket, helper: Helper, message: wire.Message) -> None:
     except ValueError as error:
         body["error"] = {"kind": wire.INVALID, "text": str(error)}
     except (OSError, RulesRefused) as error:
-        body["error"] = _refusal(error)
+        body["error"] = refusal(error)
     try:
         wire.send(sock, body, made)
     finally:
@@ -70,7 +70,7 @@ def _carry_out(helper: Helper, message: wire.Message) -> Sequence[int]:
     return helper.connect(fds[0], port)
 
 
-def _refusal(error: OSError | RulesRefused) -> dict[str, str]:
+def refusal(error: OSError | RulesRefused) -> dict[str, str]:
     if isinstance(error, RulesRefused):
         return {"kind": wire.REFUSED, "text": str(error)}
     if error.errno == errno.EADDRINUSE:
