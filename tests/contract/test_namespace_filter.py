@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -303,6 +304,20 @@ def test_dropped_without_a_word(case: Case, sockets: Sockets, cable: Cable) -> N
         assert baits.caught() == []
     assert reached(sockets) == []
     assert answers == []
+
+
+@pytest.mark.parametrize("sockets", ["filter alone"], indirect=True)
+@pytest.mark.parametrize("case", SILENT, ids=_named)
+def test_the_second_layer_holds_alone(case: Case, sockets: Sockets, cable: Cable) -> None:
+    """Without the chain at the device it may reach the gateway, which decides, yet no other socket."""
+    in_namespace(sockets.namespace, lambda: subprocess.run(["nft", "delete", "table", "netdev", "terp"], check=True))
+
+    with Baits(sockets.namespace) as baits:
+        cable.send(*case.frames)
+
+        assert [catch for catch in baits.caught() if "SOCK_RAW" not in catch] == []
+    if case.name.startswith(("spoofed source", "IPv6")):
+        assert reached(sockets) == []
 
 
 @pytest.mark.parametrize("case", PROHIBITED, ids=_named)

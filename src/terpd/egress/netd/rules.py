@@ -7,6 +7,8 @@ The packet filter of a namespace. Whatever a guest sends ends here or at one of 
             inet forward     nothing
             inet output      answers to the guest, and connections to it
 
+The inet chains hold without the one at the device too, and both without the kernel's own checks of addresses.
+
 TPROXY and a route that makes every address local need neither NAT nor connection tracking, and leave the original
 destination in the accepted socket. The kernel drops loopback, broadcast and multicast destinations by itself as well.
 """
