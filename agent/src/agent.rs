@@ -45,6 +45,8 @@ pub(crate) struct Life {
     pub(crate) phase: Phase,
     /// The sandbox's environment: here and in the processes it is given to, never on disk.
     pub(crate) env: BTreeMap<String, String>,
+    /// A Wake brought certificates.
+    pub(crate) trusts: bool,
     /// Ids of the execs that are being started, or refused.
     starting: Vec<String>,
 }
@@ -88,7 +90,7 @@ impl Agent {
         let cgroups = cgroups.map(Arc::new);
         Ok(Self {
             owns_machine,
-            life: Mutex::new(Life { phase: Phase::Booted, env: BTreeMap::new(), starting: Vec::new() }),
+            life: Mutex::new(Life { phase: Phase::Booted, env: BTreeMap::new(), trusts: false, starting: Vec::new() }),
             started: Condvar::new(),
             transition: Mutex::new(()),
             execs: Arc::new(Execs::new(cgroups.clone())?),

@@ -22,6 +22,7 @@ use crate::cgroup::Cgroups;
 use crate::exec::watch;
 use crate::files::{WriteRoots, MADE_ROOTS};
 use crate::log;
+use crate::network;
 use crate::stats::memory_total;
 use crate::wire::channel::{find_port, Channel};
 
@@ -70,7 +71,8 @@ pub(crate) fn boot() -> Result<(Channel, Agent), BootError> {
     let files = Rlimit { current: Some(65_536), maximum: Some(1_048_576) };
     step("limits", setrlimit(Resource::Nofile, files))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    step("loopback", bring_loopback_up())?;
+    step("loopback", network::bring_loopback_up())?;
+    step("network", network::configure())?;
     set_hostname();
     let agent = step("agent", Agent::new(true, Some(cgroups), WriteRoots::standard(), read_env()))?;
     let port = await_some("the agent's port", || find_port(PORT_NAME).filter(|port| port.exists()))?;
@@ -211,23 +213,6 @@ fn enable(group: &Path, controllers: &[&str]) {
         if let Err(error) = fs::write(group.join("cgroup.subtree_control"), format!("+{name}")) {
             log::line(&format!("cgroup controller {name}: {error}"));
         }
-    }
-}
-
-/// The kernel gives `lo` its addresses when it comes up.
-fn bring_loopback_up() -> Result<(), Errno> {
-    use rustix::net::{socket, AddressFamily, SocketType};
-    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
-    // SAFETY: all zeros is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (target, source) in request.ifr_name.iter_mut().zip(*b"lo") {
-        *target = source.cast_signed();
-    }
-    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or_default();
-    // SAFETY: SIOCSIFFLAGS reads one ifreq.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } {
-        0 => Ok(()),
-        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
     }
 }
 

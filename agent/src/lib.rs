@@ -14,11 +14,13 @@ mod fault;
 mod files;
 mod forked;
 mod log;
+mod network;
 mod pool;
 mod processes;
 pub mod proto;
 mod stats;
 mod sync;
+mod trust;
 mod wake;
 pub mod wire;
 

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, CWD};
 use rustix::io::Errno;
 use rustix::time::{clock_gettime, clock_settime, ClockId, Timespec};
 
-use crate::agent::{Agent, Phase};
+use crate::agent::{Agent, Life, Phase};
 use crate::exec::command::check_env;
 use crate::fault::{Code, Fault};
 use crate::forked;
@@ -21,6 +21,7 @@ use crate::log;
 use crate::processes;
 use crate::proto::{Freeze, Wake, WakeReply};
 use crate::sync::lock;
+use crate::trust;
 
 /// How long user processes may take to stop. One in the middle of disk I/O takes the longest.
 const FREEZE_BOUND: Duration = Duration::from_secs(5);
@@ -28,6 +29,7 @@ const FREEZE_BOUND: Duration = Duration::from_secs(5);
 const MAX_HOSTS_BYTES: u64 = 64 * 1024;
 /// The address Debian gives a host's own name.
 const OWN_ADDRESS: &str = "127.0.1.1";
+const MAX_TRUST_BYTES: usize = 64 * 1024;
 const ENTROPY_BYTES: std::ops::RangeInclusive<usize> = 32..=64;
 
 /// Makes the guest its own and lets user processes run.
@@ -42,6 +44,9 @@ pub(crate) fn wake(agent: &Agent, ask: Wake) -> Result<WakeReply, Fault> {
         forked::tell_processes(&agent.proc).map_err(|errno| Fault::os(errno, "cannot tell programs of the fork"))?;
     }
     let mut life = lock(&agent.life);
+    if agent.owns_machine {
+        trust(&mut life, &ask);
+    }
     if !ask.keep_env {
         life.env.clear();
     }
@@ -53,6 +58,15 @@ pub(crate) fn wake(agent: &Agent, ask: Wake) -> Result<WakeReply, Fault> {
     drop(life);
     agent.execs.wake();
     Ok(WakeReply { clock_step_ns })
+}
+
+/// Trust ends when the guest becomes another's. One that goes on as the same keeps it, unless it is given other.
+fn trust(life: &mut Life, ask: &Wake) {
+    let other = ask.forked || !ask.keep_env;
+    if !ask.trust.is_empty() || (life.trusts && other) {
+        trust::replace(&ask.trust, life.trusts);
+        life.trusts = !ask.trust.is_empty();
+    }
 }
 
 fn check(ask: &Wake) -> Result<(), Fault> {
@@ -68,6 +82,9 @@ fn check(ask: &Wake) -> Result<(), Fault> {
     let is_label = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
     if ask.hostname.len() > 64 || !ask.hostname.bytes().all(is_label) {
         return Err(Fault::invalid("hostname: must be at most 64 of [A-Za-z0-9.-]"));
+    }
+    if ask.trust.len() > MAX_TRUST_BYTES {
+        return Err(Fault::invalid(format!("trust: must be at most {MAX_TRUST_BYTES} bytes: {}", ask.trust.len())));
     }
     check_env(&ask.env)
 }
@@ -167,7 +184,8 @@ fn hosts_with(before: &str, hostname: &str) -> String {
 
 /// Overwrites a small file in place: no new blocks where the length stays, so a full disk does not matter.
 /// What is there and is no regular file (a user's link, a FIFO that would block us) is replaced.
-fn replace_text(path: &str, text: &[u8]) -> Result<(), Errno> {
+pub(crate) fn replace_text(path: impl AsRef<Path>, text: &[u8]) -> Result<(), Errno> {
+    let path = path.as_ref();
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let open = || rustix::fs::open(path, flags, Mode::from_raw_mode(0o644));
     let size_of = |file: &OwnedFd| {
@@ -240,7 +258,7 @@ fn settle(agent: &Agent, drop_page_cache: bool) -> std::io::Result<()> {
 
 /// Whether *path* is a directory of a file system on a block device, found out without asking a FUSE server, which
 /// would never answer: a user may have mounted one right here. Links are not followed, since they may lead into one.
-fn is_on_disk(path: &Path) -> bool {
+pub(crate) fn is_on_disk(path: &Path) -> bool {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(place) = rustix::fs::openat(CWD, path, flags, Mode::empty()) else {
         return false;
@@ -298,6 +316,7 @@ mod tests {
             Wake { entropy: vec![1; 31], ..good.clone() },
             Wake { unix_time_ns: 0, ..good.clone() },
             Wake { machine_id: vec![0; 15], ..good.clone() },
+            Wake { trust: vec![b'a'; 64 * 1024 + 1], ..good.clone() },
             Wake { hostname: "a b".into(), ..good.clone() },
             Wake { env: [("A=".to_owned(), String::new())].into(), ..good.clone() },
         ] {

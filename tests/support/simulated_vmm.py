@@ -39,6 +39,7 @@ class SimulatedGuest:
     state: str = "frozen"
     hostname: str = ""
     env: dict[str, str] = field(default_factory=dict)
+    trust: bytes = b""
     entropy: list[bytes] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     sessions: int = 0
@@ -62,12 +63,15 @@ class SimulatedGuest:
 
     def remember(self, devices: bytes) -> None:
         """Go on as the guest that `memories` was taken from."""
-        for name, value in json.loads(devices).items():
+        kept = json.loads(devices)
+        self.trust = kept.pop("trust").encode()
+        for name, value in kept.items():
             setattr(self, name, value)
 
     def memories(self) -> bytes:
         remembered = ("state", "hostname", "env", "commands")
-        return json.dumps({name: getattr(self, name) for name in remembered}).encode()
+        kept = {name: getattr(self, name) for name in remembered}
+        return json.dumps({**kept, "trust": self.trust.decode()}).encode()
 
     async def serve(self, host: Host) -> None:
         """The script of its agent: every call of one session."""
@@ -98,6 +102,8 @@ class SimulatedGuest:
                 self.state = "awake"
                 self.hostname = request.wake.hostname or self.hostname
                 self.env = {**(self.env if request.wake.keep_env else {}), **request.wake.env}
+                if request.wake.trust or request.wake.forked or not request.wake.keep_env:
+                    self.trust = request.wake.trust
                 self.entropy.append(request.wake.entropy)
                 host.reply(stream, wake=wire.WakeReply())
             case "freeze":
@@ -173,7 +179,7 @@ class SimulatedVmm:
     """
 
     def __init__(self) -> None:
-        self.identity: Mapping[str, str] = {"simulated": "1"}
+        self.build = {"simulated": "1"}
         self.guests: dict[str, SimulatedGuest] = {}
         self.started: list[str] = []
         self.failure: Exception | None = None
@@ -186,12 +192,17 @@ class SimulatedVmm:
         self._serving: set[asyncio.Task[None]] = set()
         self._children: list[subprocess.Popen[bytes]] = []
 
+    def identity(self, *, nic: bool) -> Mapping[str, str]:
+        return {**self.build, "machine": "with a nic" if nic else "without"}
+
     async def boot(self, spec: BootSpec) -> SimulatedVm:
-        return await self._start(spec.placement, "booted", spec.devices_file)
+        assert spec.hardware.nic == (spec.tap is not None)
+        return await self._start(spec.placement, "booted", spec.devices_file, spec.tap)
 
     async def restore(self, spec: RestoreSpec) -> SimulatedVm:
         devices = [spec.devices] if isinstance(spec.devices, Path) else []
         assert spec.layers
+        assert spec.hardware.nic == (spec.tap is not None)
         for path in (
             spec.memory_file,
             *devices,
@@ -200,7 +211,7 @@ class SimulatedVmm:
         ):
             if not path.is_file():
                 raise VmmFailed(f"no such file: {path}")
-        vm = await self._start(spec.placement, "frozen", None)
+        vm = await self._start(spec.placement, "frozen", None, spec.tap)
         guest = self.guests[spec.placement.name]
         guest.layers = list(spec.layers)
         if isinstance(spec.devices, bytes):
@@ -233,7 +244,7 @@ class SimulatedVmm:
         for child in self._children:
             child.wait()
 
-    async def _start(self, placement: Placement, state: str, devices: Path | None) -> SimulatedVm:
+    async def _start(self, placement: Placement, state: str, devices: Path | None, tap: int | None) -> SimulatedVm:
         self.waiting += 1
         try:
             await self.gate.wait()
@@ -242,7 +253,7 @@ class SimulatedVmm:
         if self.failure is not None:
             self.failures += 1
             raise self.failure
-        child = subprocess.Popen(["sleep", "1000"])
+        child = subprocess.Popen(["sleep", "1000"], pass_fds=() if tap is None else (tap,))
         self._children.append(child)
         guest = SimulatedGuest(placement.name, Process.of(child.pid), state, mute=self.mute)
         guest.running.set()

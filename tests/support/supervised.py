@@ -14,9 +14,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support.simulated_network import SimulatedGateway, SimulatedNamespaces, networks
 from support.simulated_sealer import SimulatedSealer
 from support.simulated_vmm import SimulatedGuest, SimulatedVmm, simulated_vmm
 from terpd.model.ids import SandboxId, new_sandbox_id, new_state_id
+from terpd.model.network import NetworkSpec
 from terpd.model.ports import KEY_BYTES, MachineSpec, StateRef
 from terpd.model.sandbox import Size
 from terpd.model.snapshot import SavedState
@@ -29,11 +31,12 @@ from terpd.node.jail.uids import UidRange
 from terpd.node.pool import Pool, PoolKey
 from terpd.node.record import MachineRecord
 from terpd.node.snapshot.manifest import Manifest, memory_digest, sha256
-from terpd.node.snapshot.template import TemplateSnapshots
+from terpd.node.snapshot.template import TemplateSnapshots, variant
 from terpd.node.supervisor import Supervisor
 from terpd.node.template import artifact
 from terpd.node.template.catalog import Catalog, Image, record_of
 from terpd.node.template.kernel import Kernel
+from terpd.node.vmm.base import Hardware
 
 SIZES = {"small": Size("small", 1, 128), "large": Size("large", 2, 512)}
 SMALL = PoolKey("debian-12", "small")
@@ -70,9 +73,12 @@ def build_template(home: Path, template: str = "debian-12") -> Image:
     return image
 
 
-def template_snapshots(home: Path, image: Image, vmm: SimulatedVmm) -> TemplateSnapshots:
+def template_snapshots(
+    home: Path, image: Image, vmm: SimulatedVmm, namespaces: SimulatedNamespaces | None = None
+) -> TemplateSnapshots:
     """The real ones, given an initramfs that needs no modules of a kernel."""
-    snapshots = TemplateSnapshots(home, vmm=vmm, agent=home / "agent", uid=800_099)
+    namespaces = namespaces or SimulatedNamespaces()
+    snapshots = TemplateSnapshots(home, vmm=vmm, agent=home / "agent", uid=800_099, namespaces=namespaces)
     initrd = home / "initrd/i1.cpio"
     initrd.parent.mkdir(exist_ok=True)
     initrd.touch()
@@ -80,9 +86,10 @@ def template_snapshots(home: Path, image: Image, vmm: SimulatedVmm) -> TemplateS
     return snapshots
 
 
-def save_snapshot(snapshots: TemplateSnapshots, image: Image, size: Size) -> Path:
+def save_snapshot(snapshots: TemplateSnapshots, image: Image, size: Size, *, nic: bool = False) -> Path:
     """Write what a preparation leaves, without one."""
-    directory, made_of = snapshots._place(image, size)
+    hardware = Hardware(size.vcpus, size.memory_mib, nic)
+    directory, made_of = snapshots._place(image, hardware, variant(size.name, nic=nic))
     directory.mkdir(parents=True)
     names = ("memory", "devices", "base.qcow2", "empty.qcow2")
     for name in names:
@@ -113,9 +120,12 @@ class Supervised:
         self.artifacts = FilesStore(self.home / "artifacts")
         self.catalog = Catalog(self.home)
         self.image = build_template(self.home)
-        self.snapshots = template_snapshots(self.home, self.image, self.vmm)
+        self.namespaces = SimulatedNamespaces()
+        self.gateway = SimulatedGateway()
+        self.snapshots = template_snapshots(self.home, self.image, self.vmm, self.namespaces)
         for size in SIZES.values():
             save_snapshot(self.snapshots, self.image, size)
+            save_snapshot(self.snapshots, self.image, size, nic=True)
 
     @property
     def machines(self) -> Path:
@@ -127,6 +137,8 @@ class Supervised:
         self.admission = Admission(self.memory_cap_mib, self.machines_cap)
         self.uids = UidRange(800_000, self.uid_count)
         self.pool = Pool(self.targets)
+        self.gateway.served.clear()  # a gateway ends with its daemon
+        self.networks = networks(self.namespaces, self.gateway)
         supervisor = Supervisor(
             Facilities(
                 vmm=self.vmm,
@@ -134,6 +146,7 @@ class Supervised:
                 machines=self.machines,
                 sealer=self.sealer,
                 artifacts=self.artifacts,
+                networks=self.networks,
                 owner="test",
             ),
             self.catalog,
@@ -167,7 +180,9 @@ class Supervised:
 
     def node(self, supervisor: Supervisor) -> Host:
         """The supervisor's machines behind the node port."""
-        return Host("test", supervisor, self.catalog, self.snapshots, self.admission, SIZES, self.artifacts)
+        return Host(
+            "test", supervisor, self.catalog, self.snapshots, self.admission, SIZES, self.artifacts, self.networks
+        )
 
     def stored(self) -> set[str]:
         """Names of all artifacts."""
@@ -189,8 +204,10 @@ class Supervised:
         return len(self.vmm.running())
 
     def assert_empty(self) -> None:
-        """Nothing runs, lies about or is charged."""
+        """Nothing runs, lies about, is served or is charged."""
         assert self.running() == 0
+        assert self.namespaces.open == []
+        assert self.gateway.served == {}
         assert list(self.machines.iterdir()) == []
         assert self.admission.capacity().machines_used == 0
         assert self.admission.capacity().memory_used_mib == 0
@@ -211,11 +228,12 @@ def spec(
     template: str = "debian-12",
     state: StateRef | None = None,
     fork: bool = False,
+    network: NetworkSpec | None = None,
 ) -> MachineSpec:
     """Each sandbox's key is made of its id, and so is each state's."""
     sandbox_id = sandbox_id or new_sandbox_id()
     env = {"SECRET": "s3"} if state is None else {}
-    return MachineSpec(sandbox_id, template, SIZES[size], key_of(sandbox_id), env, state, fork)
+    return MachineSpec(sandbox_id, template, SIZES[size], key_of(sandbox_id), env, state, fork, network)
 
 
 def key_of(subject: str) -> bytes:

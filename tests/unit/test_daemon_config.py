@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from terpd.daemon.config import ConfigError, load
+from terpd.daemon.default_domains import DEFAULT_DOMAINS
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -21,7 +22,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
         flags={"port": 3, "host": None},
     )
     assert (config.port, config.region, config.host) == (3, "env", "a")
-    assert config.pool_targets() == {("debian-12", "small"): 2}
+    assert config.pool_targets() == {("debian-12", "small", False): 2}
 
 
 def test_lists_in_variables(tmp_path: Path) -> None:
@@ -30,10 +31,10 @@ def test_lists_in_variables(tmp_path: Path) -> None:
         environ={
             "TERP_DATA_DIR": str(tmp_path),
             "TERP_SIZES": "small=1x512,big=8x16384",
-            "TERP_POOL": "python-3.12/small=2,debian-12/big=1",
+            "TERP_POOL": "python-3.12/small=2,debian-12/big+net=1",
         }
     )
-    assert config.pool_targets() == {("python-3.12", "small"): 2, ("debian-12", "big"): 1}
+    assert config.pool_targets() == {("python-3.12", "small", False): 2, ("debian-12", "big", True): 1}
     assert config.policy().sizes["big"].memory_mib == 16384
     assert config.database == tmp_path / "terp.db"
 
@@ -94,3 +95,48 @@ def test_wrong_files_are_refused(tmp_path: Path, text: str) -> None:
         load(file=file, environ={})
     with pytest.raises(ConfigError, match="cannot be read"):
         load(file=tmp_path / "none.toml", environ={})
+
+
+def test_network_settings() -> None:
+    """Lists in variables have commas; names and networks come in one form; the proxy's password is not shown."""
+    config = load(
+        environ={
+            "TERP_UPSTREAM_PROXY": "http://user:hunter2@proxy.example:3128",
+            "TERP_RESOLVERS": "192.0.2.53, 2001:DB8::53",
+            "TERP_ALLOW_ADDRESSES": "10.1.0.0/16",
+            "TERP_DEFAULT_DOMAINS": "Example.COM,http://mirror.example",
+            "TERP_PREVIEW_BASE": "Previews.Example",
+            "TERP_EGRESS_RETENTION_DAYS": "7",
+        }
+    )
+    upstream, policy = config.upstream(), config.policy()
+    assert upstream.proxy == "http://user:hunter2@proxy.example:3128"
+    assert upstream.resolvers == ("192.0.2.53", "2001:db8::53")
+    assert upstream.allow_addresses == ("10.1.0.0/16",)
+    assert upstream.default_domains == policy.default_domains == ("example.com", "http://mirror.example")
+    assert (policy.preview_base, policy.egress_retention_days) == ("previews.example", 7)
+    assert "hunter2" not in repr(config)
+    assert load(environ={"TERP_DEFAULT_DOMAINS": ""}).policy().default_domains == ()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TERP_UPSTREAM_PROXY", "https://proxy.example"),
+        ("TERP_RESOLVERS", "dns.example"),
+        ("TERP_ALLOW_ADDRESSES", "10.1.2.3/16"),
+        ("TERP_DEFAULT_DOMAINS", "*.example.com"),
+        ("TERP_DEFAULT_DOMAINS", "192.0.2.1"),
+        ("TERP_PREVIEW_BASE", "https://x.example"),
+        ("TERP_MAX_CONNECTIONS", "0"),
+    ],
+)
+def test_network_settings_that_cannot_be(variable: str, value: str) -> None:
+    """They are refused by name."""
+    with pytest.raises(ConfigError, match=variable.removeprefix("TERP_").lower()):
+        load(environ={variable: value})
+
+
+def test_shipped_domains_are_in_the_form_that_lists_have() -> None:
+    """So that what the settings show is what is compared."""
+    assert load(environ={}).policy().default_domains == tuple(DEFAULT_DOMAINS)

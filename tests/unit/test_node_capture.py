@@ -447,7 +447,7 @@ async def test_a_state_of_another_processor_is_refused(host: Supervised, monkeyp
         wanted = await started(supervisor)
         await capture(supervisor, wanted.sandbox_id, into, hold=True)
         await supervisor.stop_machine(wanted.sandbox_id)
-        monkeypatch.setattr(host.vmm, "identity", {"simulated": "2"})
+        monkeypatch.setattr(host.vmm, "build", {"simulated": "2"})
         with pytest.raises(StateMismatch, match="simulated"):
             await supervisor.start_machine(spec(sandbox_id=wanted.sandbox_id, state=into))
 

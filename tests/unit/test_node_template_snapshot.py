@@ -182,12 +182,12 @@ async def test_a_snapshot_of_another_host_is_refused_by_name(tmp_path: Path, vmm
     image = build_template(tmp_path)
     made = await template_snapshots(tmp_path, image, vmm).ensure(image, SMALL, Quiet())
     name = made.directory.name
-    vmm.identity = {"simulated": "2", "cpu": "EPYC"}
+    vmm.build = {"simulated": "2", "cpu": "EPYC"}
     snapshots = template_snapshots(tmp_path, image, vmm)
 
     with pytest.raises(SnapshotMismatch, match=r"cpu .*simulated \(saved 1, here 2\)"):
         snapshots.open_exact("debian-12", name)
-    vmm.identity = {"simulated": "1"}
+    vmm.build = {"simulated": "1"}
     assert snapshots.open_exact("debian-12", name) == made
     image.root.unlink()
     with pytest.raises(SnapshotMismatch, match="image d1"):

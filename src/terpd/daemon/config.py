@@ -13,13 +13,16 @@ Settings: a TOML file, over it TERP_* variables, over them flags. Nothing else i
     template = "python-3.12"
     size = "small"
     count = 2
+    network = true
 
-A variable is TERP_ and the setting's name in capitals; the pool is written `python-3.12/small=2,debian-12/small=1`
-and sizes `small=1x1024,medium=2x4096` (vCPUs x MiB). docs/settings.md says what each is for.
+A variable is TERP_ and the setting's name in capitals; the pool is written `python-3.12/small=2,debian-12/small+net=1`
+and sizes `small=1x1024,medium=2x4096` (vCPUs x MiB); lists of names or addresses have commas.
+docs/settings.md says what each is for.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import platform
 import re
@@ -28,15 +31,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from terpd.control.policy import MIN_TIMEOUT_S, Policy
+from terpd.daemon.default_domains import DEFAULT_DOMAINS
+from terpd.egress.names import normalise, parse_entry
+from terpd.egress.upstream import Upstream
 from terpd.model.sandbox import Size
 
 PREFIX = "TERP_"
 
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 _DEFAULT_SIZES = {"small": (1, 1024), "medium": (2, 4096), "large": (4, 8192)}
+
+
+_LISTS = ("resolvers", "allow_addresses", "default_domains")  # in variables with commas
+
+
+def _address(text: str) -> str:
+    return str(ipaddress.ip_address(text))
+
+
+def _cidr(text: str) -> str:
+    return str(ipaddress.ip_network(text))
+
+
+def _listed_domain(text: str) -> str:
+    name, plain = parse_entry(text)
+    return f"http://{name}" if plain else name
 
 
 class ConfigError(Exception):
@@ -53,11 +75,12 @@ class SizeConfig(_Frozen):
 
 
 class PoolConfig(_Frozen):
-    """*count* machines of this template and size are kept warm."""
+    """*count* machines of this template and size are kept warm: for sandboxes with a network, or for those without."""
 
     template: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     size: str
     count: Annotated[int, Field(ge=0, le=1000)]
+    network: bool = False
 
 
 def default_home() -> Path:
@@ -105,6 +128,15 @@ class Config(_Frozen):
     s3_endpoint: Annotated[str, Field(pattern=r"^https?://")] | None = None
     s3_region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
     artifact_cache_mib: Annotated[int, Field(ge=0)] = 20 * 1024
+    # May hold a password, so it is not shown where settings are.
+    upstream_proxy: Annotated[str, Field(pattern=r"^http://[^\s/]+/?$")] | None = Field(None, repr=False)
+    resolvers: tuple[Annotated[str, AfterValidator(_address)], ...] = ()
+    allow_addresses: tuple[Annotated[str, AfterValidator(_cidr)], ...] = ()
+    default_domains: tuple[Annotated[str, AfterValidator(_listed_domain)], ...] = tuple(DEFAULT_DOMAINS)
+    max_connections: Annotated[int, Field(ge=1, le=4096)] = 64  # of one sandbox at the same time
+    network_pool: Annotated[int, Field(ge=0, le=256)] = 4  # namespaces that are made before they are needed
+    egress_retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    preview_base: Annotated[str, AfterValidator(normalise)] = "localhost"
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     log_json: bool = True
 
@@ -140,11 +172,23 @@ class Config(_Frozen):
             max_fork=self.max_fork,
             max_running_lifetime_s=self.max_running_lifetime_s,
             max_paused_s=self.max_paused_s,
+            default_domains=self.default_domains,
+            preview_base=self.preview_base,
+            egress_retention_days=self.egress_retention_days,
         )
 
-    def pool_targets(self) -> dict[tuple[str, str], int]:
-        """How many machines to keep warm of each (template, size)."""
-        return {(entry.template, entry.size): entry.count for entry in self.pool}
+    def upstream(self) -> Upstream:
+        return Upstream(
+            proxy=self.upstream_proxy,
+            resolvers=self.resolvers,
+            allow_addresses=self.allow_addresses,
+            default_domains=self.default_domains,
+            max_connections=self.max_connections,
+        )
+
+    def pool_targets(self) -> dict[tuple[str, str, bool], int]:
+        """How many machines to keep warm of each (template, size, with a network)."""
+        return {(entry.template, entry.size, entry.network): entry.count for entry in self.pool}
 
 
 def load(
@@ -195,17 +239,19 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
                 found[name] = parse_pool(value)
             case "sizes":
                 found[name] = _sizes(value)
+            case _ if name in _LISTS:
+                found[name] = [entry.strip() for entry in value.split(",") if entry.strip()]
             case _:
                 found[name] = value
     return found
 
 
 def parse_pool(text: str) -> list[dict[str, object]]:
-    """Read `python-3.12/small=2,debian-12/small=1`. Raises ConfigError."""
-    entries = re.findall(r"([^/,=]+)/([^/,=]+)=(\d+)(?:,|$)", text)
-    if text and ",".join(f"{t}/{s}={n}" for t, s, n in entries) != text:
-        raise ConfigError(f"TERP_POOL must look like python-3.12/small=2,debian-12/small=1, not: {text}")
-    return [{"template": t, "size": s, "count": int(n)} for t, s, n in entries]
+    """Read `python-3.12/small=2,debian-12/small+net=1`. Raises ConfigError."""
+    entries = re.findall(r"([^/,=]+)/([^/,=+]+)(\+net)?=(\d+)(?:,|$)", text)
+    if text and ",".join(f"{t}/{s}{net}={n}" for t, s, net, n in entries) != text:
+        raise ConfigError(f"TERP_POOL must look like python-3.12/small=2,debian-12/small+net=1, not: {text}")
+    return [{"template": t, "size": s, "count": int(n), "network": bool(net)} for t, s, net, n in entries]
 
 
 def _sizes(text: str) -> dict[str, dict[str, int]]:

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from terpd.daemon.config import Config, load
+from terpd.egress.client import GatewayClient
+from terpd.egress.namespaces import NamespaceHelper
+from terpd.egress.upstream import Upstream
 from terpd.model.errors import InvalidRequest, StateConflict, TemplateNotFound, Unavailable
 from terpd.model.sandbox import Size
 from terpd.node.admission import Admission
@@ -27,6 +30,7 @@ from terpd.node.jail.launch import LaunchFailed
 from terpd.node.jail.process import scan
 from terpd.node.jail.root import JailRoot, RootFailed, prepare_root
 from terpd.node.jail.uids import UidRange
+from terpd.node.network.networks import Networks
 from terpd.node.pool import Pool, PoolKey
 from terpd.node.snapshot.sealer import VaultSealer
 from terpd.node.snapshot.template import PreparationFailed, TemplateSnapshot, TemplateSnapshots
@@ -46,6 +50,7 @@ log = structlog.get_logger()
 
 _BUILT = Path(__file__).resolve().parents[3] / "target/x86_64-unknown-linux-gnu/release"  # of the source tree
 AGENT = _BUILT / "terp-agent"
+_NAMESPACES_READY = 4  # that creates which come together need not wait for
 LAUNCHER = _BUILT / "terp-jail"
 VAULT = _BUILT / "terp-vault"
 
@@ -59,10 +64,16 @@ class Workshop:
     catalog: Catalog
     snapshots: TemplateSnapshots
     sizes: Mapping[str, Size]
+    namespaces: NamespaceHelper  # starts with the first network that is made; to be closed then
 
-    async def snapshot(self, template: str, size: str, progress: Progress | None = None) -> TemplateSnapshot:
+    async def snapshot(
+        self, template: str, size: str, progress: Progress | None = None, *, nic: bool = False
+    ) -> TemplateSnapshot:
         """
         Return the snapshot of a built template, prepared first when there is none.
+
+        Args:
+            nic: That of machines with a network device.
 
         Raises:
             TemplateNotFound, InvalidRequest: No such template is built, or no such size configured.
@@ -71,14 +82,14 @@ class Workshop:
         image = self.catalog.find(template)
         if image is None:
             raise TemplateNotFound(f"Template {template} is not built here; run: terpd template build {template}")
-        return await self.take(image, size, progress or Quiet())
+        return await self.take(image, size, progress or Quiet(), nic=nic)
 
-    async def take(self, image: Image, size: str, progress: Progress) -> TemplateSnapshot:
+    async def take(self, image: Image, size: str, progress: Progress, *, nic: bool = False) -> TemplateSnapshot:
         """As `snapshot`, of an image at hand."""
         if size not in self.sizes:
             raise InvalidRequest(f"Size {size} is not configured; there are: {', '.join(self.sizes)}")
         try:
-            return await self.snapshots.ensure(image, self.sizes[size], progress)
+            return await self.snapshots.ensure(image, self.sizes[size], progress, nic=nic)
         except PreparationFailed as error:
             raise Unavailable(str(error)) from error
 
@@ -103,8 +114,11 @@ async def open_workshop(config: Config) -> Workshop:
         raise Unavailable(f"Machines cannot be started here; `terpd doctor` says more: {error}") from error
     tsc_khz = await asyncio.to_thread(host_khz, config.home)
     vmm = partial(Qemu, root=root, launcher=LAUNCHER, accel=acceleration.name, tsc_khz=tsc_khz)
-    snapshots = TemplateSnapshots(config.home, vmm=vmm(instance=_preparing(config.home)), agent=AGENT, uid=uid)
-    return Workshop(vmm, acceleration, catalog, snapshots, config.policy().sizes)
+    namespaces = NamespaceHelper()
+    snapshots = TemplateSnapshots(
+        config.home, vmm=vmm(instance=_preparing(config.home)), agent=AGENT, uid=uid, namespaces=namespaces
+    )
+    return Workshop(vmm, acceleration, catalog, snapshots, config.policy().sizes, namespaces)
 
 
 def artifact_store(config: Config) -> ArtifactStore:
@@ -137,6 +151,7 @@ async def open_node(config: Config) -> tuple[Host, Supervisor]:
     workshop = await open_workshop(config)
     log.info("acceleration", name=workshop.acceleration.name, reason=workshop.acceleration.reason)
     instance = instance_name(config.data_dir)
+    networks = Networks(workshop.namespaces, GatewayClient(Upstream()), ready=_NAMESPACES_READY)
     admission = Admission(config.memory_cap_mib or _host_memory_mib(), config.machines_cap)
     supervisor = Supervisor(
         Facilities(
@@ -145,26 +160,41 @@ async def open_node(config: Config) -> tuple[Host, Supervisor]:
             machines=config.data_dir / "machines",
             sealer=VaultSealer(VAULT),
             artifacts=artifacts,
+            networks=networks,
             owner=instance,
         ),
         workshop.catalog,
         workshop.snapshots,
         admission,
         UidRange(config.uid_first, config.uid_count - 1),
-        Pool({PoolKey(template, size): count for (template, size), count in config.pool_targets().items()}),
+        Pool({PoolKey(*kind): count for kind, count in config.pool_targets().items()}),
         workshop.sizes,
         starts_at_once=max(2, os.cpu_count() or 1),
     )
-    host = Host(config.node_id, supervisor, workshop.catalog, workshop.snapshots, admission, workshop.sizes, artifacts)
+    host = Host(
+        config.node_id,
+        supervisor,
+        workshop.catalog,
+        workshop.snapshots,
+        admission,
+        workshop.sizes,
+        artifacts,
+        networks,
+    )
     return host, supervisor
 
 
-def take_snapshot(home: Path, image: Image, size: str, progress: Progress) -> None:
-    """Boot, warm and save an image, for `terpd template build --size`."""
+def take_snapshot(home: Path, image: Image, size: str, progress: Progress, *, network: bool) -> None:
+    """Boot, warm and save an image, for `terpd template build --size`; with *network* a second time, with a device."""
 
     async def take() -> None:
         workshop = await open_workshop(load(flags={"home": home}))
-        await workshop.take(image, size, progress)
+        try:
+            await workshop.take(image, size, progress)
+            if network:
+                await workshop.take(image, size, progress, nic=True)
+        finally:
+            await workshop.namespaces.aclose()
 
     asyncio.run(take())
 

@@ -27,9 +27,12 @@ _RECIPES = Path(__file__).resolve().parents[3] / "images"  # of a source tree, w
 
 
 class TakeSnapshot(Protocol):
-    """Boots an image in a size, warms it up and saves it; does nothing when that was done. Raises TerpError."""
+    """
+    Boots an image in a size, warms it up and saves it, with *network* a second time with a network device; does nothing
+    when that was done. Raises TerpError.
+    """
 
-    def __call__(self, home: Path, image: Image, size: str, progress: Progress) -> None: ...
+    def __call__(self, home: Path, image: Image, size: str, progress: Progress, *, network: bool) -> None: ...
 
 
 class DropSnapshots(Protocol):
@@ -53,6 +56,9 @@ def create_app(take_snapshot: TakeSnapshot, drop_snapshots: DropSnapshots) -> ty
         name: Annotated[str, typer.Argument(help="A recipe's name, e.g. python-3.12.")],
         *,
         size: Annotated[list[str] | None, typer.Option(help="Also take the snapshot of this size; repeatable.")] = None,
+        network: Annotated[
+            bool, typer.Option("--network/--no-network", help="Snapshots for sandboxes with a network, too.")
+        ] = True,
         force: Annotated[bool, typer.Option("--force", help="Make all anew, with packages current now.")] = False,
         recipes: Annotated[Path, typer.Option(envvar="TERP_RECIPES", help="Folder of NAME.toml files.")] = _RECIPES,
         authorities: Annotated[
@@ -69,7 +75,7 @@ def create_app(take_snapshot: TakeSnapshot, drop_snapshots: DropSnapshots) -> ty
         with _errors(), _Shown() as progress:
             image = build(name, home=home, recipes=recipes, force=force, progress=progress, authorities=authorities)
             for wanted in size or []:
-                take_snapshot(home, image, wanted, progress)
+                take_snapshot(home, image, wanted, progress, network=network)
         seconds = time.monotonic() - began
         typer.echo(f"{image.template} {image.digest}, {megabytes(image.size_bytes)}, in {seconds:.1f} s: {image.root}")
 

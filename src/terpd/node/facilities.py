@@ -1,4 +1,4 @@
-"""What machines are made with on this host: monitors, cgroups, directories, encryption, a place for saved states."""
+"""What machines are made with on this host: monitors, cgroups, directories, encryption, networks, the artifact store."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from terpd.node.artifacts.base import ArtifactStore
 from terpd.node.jail.cgroup import MONITOR_THREADS, OVERHEAD_BYTES, Cgroup, CgroupTree, Limits
+from terpd.node.network.networks import Networks
 from terpd.node.snapshot.sealer import Sealer
 from terpd.node.vmm.base import Vmm
 
@@ -26,6 +27,7 @@ class Facilities:
     machines: Path
     sealer: Sealer
     artifacts: ArtifactStore
+    networks: Networks
     owner: str
 
     def directory(self, machine_id: str) -> Path:

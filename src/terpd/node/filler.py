@@ -74,7 +74,7 @@ class Filler:
 
     async def _warm_up(self, key: PoolKey) -> Machine:
         size = self._sizes[key.size]
-        template = await self._starter.template(key.template, size)
+        template = await self._starter.template(key.template, size, nic=key.nic)
         machine = await self._starter.fresh(template, size, None)
         self._machines[machine.id] = machine
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from dataclasses import replace
 from terpd.model.errors import GuestFault, StateConflict, Unavailable
 from terpd.model.guest import ExecEvent, ExecRequest, FileInfo, GuestStats
 from terpd.model.ids import ExecId, SandboxId, StateId
+from terpd.model.network import EgressRecord, NetworkSpec
 from terpd.model.ports import MachinePhase, MachineSpec, NodeCapacity, StateRef
 from terpd.model.sandbox import Size
 from terpd.model.snapshot import SavedState
@@ -19,6 +21,7 @@ from terpd.node.admission import Admission
 from terpd.node.artifacts.base import ArtifactStore
 from terpd.node.guest.client import GuestClient
 from terpd.node.machine import Machine
+from terpd.node.network.networks import Networks
 from terpd.node.snapshot.template import TemplateSnapshots
 from terpd.node.supervisor import Supervisor
 from terpd.node.template.catalog import Catalog
@@ -36,6 +39,7 @@ class Host:
         admission: Admission,
         sizes: Mapping[str, Size],
         artifacts: ArtifactStore,
+        networks: Networks,
     ) -> None:
         self.node_id = node_id
         self._supervisor = supervisor
@@ -44,6 +48,7 @@ class Host:
         self._admission = admission
         self._sizes = sizes
         self._artifacts = artifacts
+        self._networks = networks
 
     async def start_machine(self, spec: MachineSpec) -> None:
         await self._supervisor.start_machine(spec)
@@ -59,6 +64,19 @@ class Host:
 
     async def continue_machine(self, sandbox_id: SandboxId) -> None:
         await self._supervisor.continue_machine(sandbox_id)
+
+    async def set_network(self, sandbox_id: SandboxId, network: NetworkSpec) -> None:
+        nic = await self._machine(sandbox_id).nic()
+        await nic.update(sandbox_id, network)
+
+    def egress(self) -> AsyncIterator[Sequence[EgressRecord]]:
+        return self._networks.records()
+
+    async def dial(self, sandbox_id: SandboxId, port: int) -> socket.socket:
+        machine = self._machine(sandbox_id)
+        nic = await machine.nic()
+        await machine.gate.passed()
+        return await nic.dial(port)
 
     async def has_state(self, state_id: StateId) -> bool:
         return await self._supervisor.has_state(state_id)

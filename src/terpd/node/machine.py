@@ -24,8 +24,9 @@ from pathlib import Path
 
 import structlog
 
-from terpd.model.errors import GuestFault, StorageFull, TerpError, Unavailable
+from terpd.model.errors import GuestFault, StateConflict, StorageFull, TerpError, Unavailable
 from terpd.model.ids import SandboxId, new_layer_id
+from terpd.model.network import NetworkSpec
 from terpd.node.facilities import Facilities
 from terpd.node.finished import finished
 from terpd.node.gate import Gate
@@ -33,6 +34,7 @@ from terpd.node.guest.client import GuestClient, WakeUp
 from terpd.node.jail.cgroup import Cgroup
 from terpd.node.jail.process import Process
 from terpd.node.link import WAKE_TIMEOUT_S, Link, going_on
+from terpd.node.network.nic import Nic
 from terpd.node.record import DiskLayer, MachineRecord
 from terpd.node.snapshot.sealer import SEALING_FAULTS
 from terpd.node.snapshot.template import TemplateSnapshot
@@ -84,10 +86,17 @@ class Machine:
     """
 
     def __init__(
-        self, record: MachineRecord, facilities: Facilities, vm: RunningVm, on_exit: Callable[[Machine], None]
+        self,
+        record: MachineRecord,
+        facilities: Facilities,
+        vm: RunningVm,
+        on_exit: Callable[[Machine], None],
+        nic: Nic | None = None,
     ) -> None:
         self.record = record
         self.vm = vm
+        self._nic = nic
+        self._plugging = asyncio.Lock()
         self.gate = Gate()
         self.link = Link(record.machine_id, vm.agent_socket, self._wants_guest)
         self.held = False
@@ -135,6 +144,7 @@ class Machine:
             GuestFault: The monitor did not start. Nothing is left behind, here and below.
             StorageFull: The disk has no room for it.
             StateDamaged: The state's memory is not what was saved.
+            Unavailable: It is to have a network device, and there is none to be had.
         """
         directory = facilities.directory(record.machine_id)
         template = start.template
@@ -150,7 +160,11 @@ class Machine:
             return facilities.cgroup(record.machine_id, template.hardware.vcpus, record.memory_mib)
 
         vm: RunningVm | None = None
+        nic: Nic | None = None
         try:
+            if template.hardware.nic:
+                nic = await facilities.networks.plug()
+                record = replace(record, tap=nic.tap)
             cgroup = await finished(asyncio.to_thread(prepare))
             await facilities.sealer.create_layer(template.empty_overlay, top.path, secret=top.secret, uid=record.uid)
             vm = await facilities.vmm.restore(
@@ -161,13 +175,14 @@ class Machine:
                     devices=start.devices,
                     layers=[*start.layers, top],
                     disk_backing=template.disk_backing,
+                    tap=record.tap,
                     inject=start.inject,
                 )
             )
             record = record.with_process(vm.process)
             record.write(directory)
         except BaseException as error:
-            await finished(_undo(error, vm, facilities, record.machine_id))
+            await finished(_undo(error, vm, nic, facilities, record.machine_id))
             if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise StorageFull(
                     "The server's disk has no room for the sandbox", context={"cause": str(error)}
@@ -175,7 +190,7 @@ class Machine:
             if isinstance(error, (VmmFailed, OSError, *SEALING_FAULTS)):
                 raise GuestFault("The machine did not start; try again", context={"cause": str(error)}) from error
             raise
-        machine = cls(record, facilities, vm, on_exit)
+        machine = cls(record, facilities, vm, on_exit, nic)
         if key is None:
             machine.secrets = secrets
         return machine
@@ -233,6 +248,39 @@ class Machine:
             await self.link.connect(wake, fresh=fresh)
         if self.record.sandbox_id is not None and not self.record.awake:
             await self.update(replace(self.record, awake=True))
+
+    async def admit(self, sandbox_id: SandboxId, network: NetworkSpec | None) -> bytes:
+        """
+        Let a machine that has just started reach what its sandbox may; without *network*, nothing.
+
+        Returns what its guest is to be told to trust. Raises Unavailable.
+        """
+        if network is None:
+            return b""
+        assert self._nic is not None
+        return await self._nic.admit(sandbox_id, network)
+
+    async def nic(self) -> Nic:
+        """
+        Its network device; that of a machine which was adopted is found again when first asked for, and all that the
+        guest tries is blocked until its `update`.
+
+        Raises:
+            StateConflict: It has none.
+            Unavailable: It is not found, or there is no gateway.
+        """
+        tap, sandbox_id = self.record.tap, self.record.sandbox_id
+        if tap is None or sandbox_id is None:
+            raise StateConflict(f"Sandbox {sandbox_id} has no network device; create one with network other than 'off'")
+        async with self._plugging:
+            if self._nic is None:
+                nic = await self._facilities.networks.adopt(self.vm.process, tap)
+                if self._driver.done():  # it has ended meanwhile, and nobody will close this
+                    await nic.close()
+                    raise StateConflict(f"Sandbox {sandbox_id} has ended")
+                self._nic = nic
+                await nic.block(sandbox_id)
+            return self._nic
 
     async def claim(self, sandbox_id: SandboxId, key: bytes) -> None:
         """
@@ -311,6 +359,7 @@ class Machine:
         self._driver.cancel()
         await asyncio.wait([self._driver])
         self.gate.open()
+        await self._unplug()
         await self.vm.close()
 
     async def end(self) -> None:
@@ -339,9 +388,15 @@ class Machine:
         self.gate.open()  # who waits there finds no guest
         try:
             await self.vm.kill()
+            await self._unplug()
             await asyncio.to_thread(self._facilities.remove, self.id)
         except Exception:  # whatever it is, who waits for the end must not wait for ever; the next start tries again
             log.exception("machine remains", machine=self.id)
+
+    async def _unplug(self) -> None:
+        async with self._plugging:
+            if self._nic is not None:
+                await self._nic.close()
 
 
 def first_wake(sandbox_id: SandboxId | None, env: Mapping[str, str], *, forked: bool = False) -> WakeUp:
@@ -367,11 +422,15 @@ async def _greet(record: MachineRecord, vm: RunningVm) -> GuestClient | None:
         return None
 
 
-async def _undo(error: BaseException, vm: RunningVm | None, facilities: Facilities, machine_id: str) -> None:
+async def _undo(
+    error: BaseException, vm: RunningVm | None, nic: Nic | None, facilities: Facilities, machine_id: str
+) -> None:
     """Leave nothing of a start that ended with *error*; if that fails too, the next start of the daemon tries again."""
     try:
         if vm is not None:
             await vm.kill()
+        if nic is not None:
+            await nic.close()
         await asyncio.to_thread(facilities.remove, machine_id)
     except Exception as second:  # noqa: BLE001  must not replace the first
         error.add_note(f"undoing it failed as well: {second}")

@@ -19,6 +19,7 @@ from terpd.node.machine import Machine
 class PoolKey:
     template: str
     size: str
+    nic: bool = False
 
 
 @dataclass(slots=True)

@@ -52,6 +52,7 @@ class MachineRecord:
             empty file that the monitor does not know: it counts as a layer all the same, since it changes nothing.
         sealed: Secrets of the layers by id, sealed under the sandbox's data key; may name layers that it no more has.
         awake: Its guest confirmed that it was woken for this sandbox.
+        tap: If it has a network device: the monitor's descriptor of its TAP, by which a later daemon finds its network.
         capturing: The state that it was being captured into. Written before the guest is frozen, None when it runs.
     """
 
@@ -68,6 +69,7 @@ class MachineRecord:
     sealed: str = field(default="", repr=False)
     awake: bool = False
     capturing: StateId | None = None
+    tap: int | None = None
 
     @property
     def process(self) -> Process | None:

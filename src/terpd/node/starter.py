@@ -67,7 +67,7 @@ class Starter:
         """Saved states that machines are being started from."""
         return set(self._sources)
 
-    async def template(self, template: str, size: Size) -> TemplateSnapshot:
+    async def template(self, template: str, size: Size, *, nic: bool) -> TemplateSnapshot:
         """
         Raises:
             TemplateNotFound: It is not built here.
@@ -79,7 +79,7 @@ class Starter:
                 f"Template {template} is not built on this node; build it with: terpd template build {template}"
             )
         try:
-            return await self._snapshots.ensure(image, size, Quiet())
+            return await self._snapshots.ensure(image, size, Quiet(), nic=nic)
         except PreparationFailed as error:
             raise Unavailable(
                 f"Template {template} could not be prepared in size {size.name}; the operator finds why in the log",
@@ -100,6 +100,8 @@ class Starter:
                     f"The saved state {ref.id} is of a sandbox with {opened.template.hardware.memory_mib} MiB of memory"
                     f" and not {spec.size.memory_mib}"
                 )
+            if spec.network is not None and not opened.template.hardware.nic:
+                raise StateMismatch(f"The saved state {ref.id} is of a sandbox without network device")
             return await self._launch(
                 Start(opened.template, opened.devices, opened.layers, self._inject(opened)),
                 spec.size,

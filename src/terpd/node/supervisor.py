@@ -86,6 +86,7 @@ class Supervisor:
     async def open(self) -> None:
         """Adopt what runs, reap what has no owner, then start filling the pools."""
         self._facilities.machines.mkdir(parents=True, exist_ok=True, mode=0o711)
+        await self._facilities.networks.open()
         await self._facilities.vmm.sweep()
         await self._reap_unrecorded()
         directories = [each for each in self._facilities.machines.iterdir() if each.is_dir()]
@@ -112,6 +113,7 @@ class Supervisor:
             if isinstance(result, BaseException):
                 log.error("machine not stopped", machine=machine.id, why=str(result))
         await asyncio.gather(*(machine.release() for machine in staying))
+        await self._facilities.networks.close()
         await asyncio.to_thread(self._facilities.cgroups.close)
 
     # ---- machines of sandboxes; as the methods of the Node port ----------------------------------
@@ -198,9 +200,12 @@ class Supervisor:
 
     async def _start(self, spec: MachineSpec) -> None:
         if spec.state is None:
+            nic = spec.network is not None
+            if nic:
+                self._facilities.networks.check()
             if await self._claim(spec):
                 return
-            template = await self._starter.template(spec.template, spec.size)
+            template = await self._starter.template(spec.template, spec.size, nic=nic)
             await self._make_room(spec.size.memory_mib)
             machine = await self._starter.fresh(template, spec.size, Owner(spec.sandbox_id, spec.key))
             wake = first_wake(spec.sandbox_id, spec.env)
@@ -212,7 +217,8 @@ class Supervisor:
             )
         self._machines[machine.id] = machine
         try:
-            await machine.wake(wake, fresh=spec.state is None)
+            trust = await machine.admit(spec.sandbox_id, spec.network)
+            await machine.wake(replace(wake, trust=trust), fresh=spec.state is None)
             self._hand_out(machine, spec.sandbox_id)
         except BaseException:
             await asyncio.shield(machine.end())
@@ -221,13 +227,14 @@ class Supervisor:
 
     async def _claim(self, spec: MachineSpec) -> bool:
         """Make a warm machine the sandbox's; False when there is none that can be."""
-        warm = self._pool.claim(PoolKey(spec.template, spec.size.name))
+        warm = self._pool.claim(PoolKey(spec.template, spec.size.name, spec.network is not None))
         if warm is None:
             return False
         self._filler.look_again()
         try:
             await warm.claim(spec.sandbox_id, spec.key)
-            await warm.wake(first_wake(spec.sandbox_id, spec.env))
+            trust = await warm.admit(spec.sandbox_id, spec.network)
+            await warm.wake(replace(first_wake(spec.sandbox_id, spec.env), trust=trust))
             self._hand_out(warm, spec.sandbox_id)
         except (GuestFault, StorageFull, Unavailable) as error:  # it broke while it waited: no concern of the caller's
             log.warning("warm machine not used", machine=warm.id, why=error.detail)
@@ -306,12 +313,23 @@ class Supervisor:
                     self._machines[machine_id] = machine
                     self._sandboxes[record.sandbox_id] = machine
                     self._flattener.consider(machine)
+                    await self._find_network(machine)
                     return
                 await machine.release()  # a start that went on to another machine died before this one was gone
         if record is not None and record.process is not None:
             await self._reap(machine_id, record.process)
         if not await self._remove(machine_id) and record is not None:
             self._uids.reserve(record.uid)  # something of it may still run
+
+    @staticmethod
+    async def _find_network(machine: Machine) -> None:
+        """So that what an adopted machine tries is recorded. It reaches nothing in any case until it is told again."""
+        if machine.record.tap is None:
+            return
+        try:
+            await machine.nic()
+        except (StateConflict, Unavailable) as error:
+            log.warning("the network of a machine is not served", machine=machine.id, why=error.detail, **error.context)
 
     @staticmethod
     async def _reap(machine_id: str, process: Process) -> None:

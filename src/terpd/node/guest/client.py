@@ -55,6 +55,8 @@ class WakeUp:
         machine_id: 16 bytes; empty keeps the guest's.
         env: Replaces the sandbox's environment.
         keep_env: *env* is set over the sandbox's environment instead.
+        trust: Certificates in PEM, at most 64 KiB, that the guest's programs trust from now on in place of what an
+            earlier wake-up brought. Empty: that stays as it is, if the guest goes on as the same.
         forked: The guest goes on as another than the one that was saved: programs that keep random state of their own
             are told before they run on.
     """
@@ -66,6 +68,7 @@ class WakeUp:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     keep_env: bool = False
     forked: bool = False
+    trust: bytes = b""
 
 
 class GuestClient:
@@ -232,6 +235,7 @@ def _wake_request(wake: WakeUp) -> wire.Request:
             env=wake.env,
             keep_env=wake.keep_env,
             forked=wake.forked,
+            trust=wake.trust,
         )
     )
 

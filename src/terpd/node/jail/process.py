@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_SYS_PIDFD_GETFD = 438  # the same on all architectures
 _STATE = 0  # in /proc/PID/stat, counted after the name in parentheses: field 3
 _START_TIME = 19  # field 22
 _DEAD = (b"Z", b"X")
@@ -64,6 +65,22 @@ class Process:
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             if int(_stat(self.pid)[_START_TIME]) == self.started:
                 os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222  does not block
+
+    def descriptor(self, number: int) -> int:
+        """
+        Return a duplicate of a descriptor that the process has open: pidfd_getfd(2), Linux 5.6 and newer.
+
+        Raises:
+            OSError: It has none of that number, or we may not (ptrace(2), PTRACE_MODE_ATTACH_REALCREDS).
+            ProcessLookupError: The process is gone.
+        """
+        with self._pidfd() as fd:
+            if fd is None:
+                raise ProcessLookupError(f"No process has pid {self.pid} any more")
+            found = ctypes.CDLL(None, use_errno=True).syscall(_SYS_PIDFD_GETFD, fd, number, 0)
+        if found < 0:
+            raise OSError(ctypes.get_errno(), f"pidfd_getfd: {os.strerror(ctypes.get_errno())}")
+        return int(found)
 
     @contextmanager
     def _pidfd(self) -> Iterator[int | None]:

@@ -201,7 +201,9 @@ def _parse(public: Mapping[str, Any]) -> StateManifest:
             made_of={_text(name): _text(value) for name, value in origin["made_of"].items()},
             memory_digest=_text(origin["memory_digest"]),
         ),
-        hardware=Hardware(vcpus=_count(hardware["vcpus"]), memory_mib=_count(hardware["memory_mib"])),
+        hardware=Hardware(
+            _count(hardware["vcpus"]), _count(hardware["memory_mib"]), hardware.get("nic", False) is True
+        ),
         layers=layers,
         memory=_artifact(public["memory"], memory_name(state_id)),
         devices=_artifact(public["devices"], devices_name(state_id)),

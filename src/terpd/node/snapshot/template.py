@@ -14,9 +14,10 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from terpd.egress.base import Namespaces
 from terpd.model.errors import TerpError
 from terpd.model.guest import ExecExited, ExecRequest
 from terpd.model.ids import new_exec_id
@@ -82,14 +83,16 @@ class TemplateSnapshots:
     Finds template snapshots, and makes those that are missing.
 
     Args:
-        home: TERP_HOME; snapshots live in `snapshots/<template>/<size>-<digest of all that went in>`.
+        home: TERP_HOME; snapshots live in `snapshots/<template>/<variant>-<digest of all that went in>`.
         vmm: Of an instance of its own, so that no daemon takes a template being prepared for a lost machine.
         agent: The agent's binary.
         uid: The monitor's uid while a template boots.
+        namespaces: Make the network that one with a network device boots in, where nobody answers.
     """
 
-    def __init__(self, home: Path, *, vmm: Vmm, agent: Path, uid: int) -> None:
+    def __init__(self, home: Path, *, vmm: Vmm, agent: Path, uid: int, namespaces: Namespaces) -> None:
         self._home = home
+        self._namespaces = namespaces
         self._vmm = vmm
         self._agent = agent
         self._uid = uid
@@ -99,14 +102,14 @@ class TemplateSnapshots:
     def home(self) -> Path:
         return self._home
 
-    def find(self, image: Image, size: Size) -> TemplateSnapshot | None:
-        directory, made_of = self._place(image, size)
+    def find(self, image: Image, size: Size, *, nic: bool = False) -> TemplateSnapshot | None:
+        directory, made_of = self._place(image, hardware := _hardware(size, nic=nic), variant(size.name, nic=nic))
         try:
             manifest = Manifest.read(directory)
             manifest.check(directory, made_of)
         except SnapshotMismatch:
             return None
-        return TemplateSnapshot(directory, image, Hardware(size.vcpus, size.memory_mib), manifest)
+        return TemplateSnapshot(directory, image, hardware, manifest)
 
     def open_exact(self, template: str, name: str) -> TemplateSnapshot:
         """
@@ -121,10 +124,11 @@ class TemplateSnapshots:
         """
         directory = self._home / "snapshots" / template / name
         manifest = Manifest.read(directory)
-        manifest.check(directory, {**manifest.made_of, **self._here})
+        nic = "nic" in manifest.made_of
+        manifest.check(directory, {**manifest.made_of, **self._here(nic=nic)})
         try:
             digest = manifest.made_of["image"]
-            hardware = Hardware(int(manifest.made_of["vcpus"]), int(manifest.made_of["memory_mib"]))
+            hardware = Hardware(int(manifest.made_of["vcpus"]), int(manifest.made_of["memory_mib"]), nic)
         except (KeyError, ValueError) as error:
             raise SnapshotMismatch(f"{directory}: its manifest does not say what it was made of: {error}") from error
         image = Catalog(self._home).build(template, digest)
@@ -134,62 +138,71 @@ class TemplateSnapshots:
             )
         return TemplateSnapshot(directory, image, hardware, manifest)
 
-    async def ensure(self, image: Image, size: Size, progress: Progress) -> TemplateSnapshot:
+    async def ensure(self, image: Image, size: Size, progress: Progress, *, nic: bool = False) -> TemplateSnapshot:
         """
         Return the snapshot, preparing it first when there is none: one boot, 5 to 20 s under emulation.
 
         Raises:
             PreparationFailed: Nothing is left behind but the console log named in the text.
         """
-        directory, made_of = self._place(image, size)
-        while not (found := self.find(image, size)):
+        hardware, name = _hardware(size, nic=nic), variant(size.name, nic=nic)
+        directory, made_of = self._place(image, hardware, name)
+        while not (found := self.find(image, size, nic=nic)):
             with contextlib.ExitStack() as held:
-                lock = artifact.locked(directory.parent, size.name, wait=False)
+                lock = artifact.locked(directory.parent, name, wait=False)
                 try:
                     await asyncio.to_thread(held.enter_context, lock)
                 except BlockingIOError:
                     # No thread waits for the lock: a few would take all there are, and who holds it needs some.
                     await asyncio.sleep(_LOCK_POLL_S)
                     continue
-                return self.find(image, size) or await self._make(directory, image, size, made_of, progress)
+                made = self.find(image, size, nic=nic)
+                return made or await self._make(directory, image, hardware, name, made_of, progress)
         return found
 
     async def _make(
-        self, directory: Path, image: Image, size: Size, made_of: Mapping[str, str], progress: Progress
+        self,
+        directory: Path,
+        image: Image,
+        hardware: Hardware,
+        name: str,
+        made_of: Mapping[str, str],
+        progress: Progress,
     ) -> TemplateSnapshot:
         """Prepare it, put it in its place and remove what it replaces. The lock is held."""
         try:
-            with artifact.building(directory.parent, size.name) as temporary:
-                await self._prepare(temporary, image, size, made_of, progress)
+            with artifact.building(directory.parent, name) as temporary:
+                await self._prepare(temporary, image, hardware, name, made_of, progress)
                 await asyncio.to_thread(artifact.commit, temporary, directory)
-            for other in directory.parent.glob(f"{size.name}-*"):
-                # Not of a size whose name begins alike, nor what a server's saved states are the difference to.
-                if other != directory and other.name.rpartition("-")[0] == size.name:
-                    await asyncio.to_thread(artifact.discard, other, size.name)
+            for other in directory.parent.glob(f"{name}-*"):
+                # Not of a variant whose name begins alike, nor what a server's saved states are the difference to.
+                if other != directory and other.name.rpartition("-")[0] == name:
+                    await asyncio.to_thread(artifact.discard, other, name)
             manifest = Manifest.read(directory)
         except (OSError, subprocess.SubprocessError, TerpError, SnapshotMismatch) as error:
-            raise PreparationFailed(f"Template {image.template}, size {size.name}: {error}") from error
-        return TemplateSnapshot(directory, image, Hardware(size.vcpus, size.memory_mib), manifest)
+            raise PreparationFailed(f"Template {image.template}, size {name}: {error}") from error
+        return TemplateSnapshot(directory, image, hardware, manifest)
 
-    def _orphans(self, template: str, size: str) -> list[Process]:
-        return [process for name, process in self._vmm.running() if name == f"{template}-{size}"]
+    def _orphans(self, machine: str) -> list[Process]:
+        return [process for name, process in self._vmm.running() if name == machine]
 
-    def _place(self, image: Image, size: Size) -> tuple[Path, Mapping[str, str]]:
+    def _place(self, image: Image, hardware: Hardware, variant_name: str) -> tuple[Path, Mapping[str, str]]:
         made_of = {
             "image": image.digest,
             "kernel": image.kernel.digest,
             "initramfs": self._initrd(image.kernel).name,
-            "vcpus": str(size.vcpus),
-            "memory_mib": str(size.memory_mib),
-            **self._here,
+            "vcpus": str(hardware.vcpus),
+            "memory_mib": str(hardware.memory_mib),
+            # Nothing is said of a device that is not there: so were all made before there was one.
+            **({"nic": "1"} if hardware.nic else {}),
+            **self._here(nic=hardware.nic),
         }
-        name = f"{size.name}-{artifact.digest_of(made_of)}"
+        name = f"{variant_name}-{artifact.digest_of(made_of)}"
         return self._home / "snapshots" / image.template / name, made_of
 
-    @property
-    def _here(self) -> Mapping[str, str]:
+    def _here(self, *, nic: bool) -> Mapping[str, str]:
         """What a snapshot needs of this host and this release."""
-        return {"format": str(FORMAT), **self._vmm.identity}
+        return {"format": str(FORMAT), **self._vmm.identity(nic=nic)}
 
     def _initrd(self, kernel: Kernel) -> Path:
         if kernel.digest not in self._initrds:
@@ -197,9 +210,14 @@ class TemplateSnapshots:
         return self._initrds[kernel.digest]
 
     async def _prepare(
-        self, directory: Path, image: Image, size: Size, made_of: Mapping[str, str], progress: Progress
+        self,
+        directory: Path,
+        image: Image,
+        hardware: Hardware,
+        variant_name: str,
+        made_of: Mapping[str, str],
+        progress: Progress,
     ) -> None:
-        hardware = Hardware(size.vcpus, size.memory_mib)
         virtual_bytes = image.disk_bytes
         base, memory = directory / overlay.BASE_NAME, directory / _MEMORY
         await asyncio.to_thread(overlay.create_on_root, base, virtual_bytes)
@@ -208,8 +226,8 @@ class TemplateSnapshots:
             file.truncate(hardware.memory_mib << 20)
         for path in (base, memory):
             _give(path, self._uid)
-        name = f"{image.template}-{size.name}"
-        for orphan in self._orphans(image.template, size.name):  # of a builder that died: we hold its lock
+        name = f"{image.template}-{variant_name}"
+        for orphan in self._orphans(name):  # of a builder that died: we hold its lock
             orphan.kill()
             await orphan.wait()
         console = self._home / "snapshots" / f"{name}.console.log"
@@ -226,10 +244,18 @@ class TemplateSnapshots:
             console_log=console,
         )
         try:
-            await self._boot_and_save(spec, image, progress)
+            if hardware.nic:
+                # A gateway is of no use before there is a sandbox. But what a TAP can do must be as it will be.
+                sockets = await self._namespaces.create()
+                try:
+                    await self._boot_and_save(replace(spec, tap=sockets.tap), image, progress)
+                finally:
+                    await self._namespaces.close(sockets)
+            else:
+                await self._boot_and_save(spec, image, progress)
         except Exception as error:
             raise PreparationFailed(
-                f"Template {image.template}, size {size.name}: {error}; console: {console}"
+                f"Template {image.template}, size {variant_name}: {error}; console: {console}"
             ) from error
         console.unlink(missing_ok=True)
         with step(progress, "seal the snapshot"):
@@ -271,6 +297,15 @@ class TemplateSnapshots:
             memory_digest=memory_digest(directory / _MEMORY),
             virtual_disk_bytes=virtual_bytes,
         ).write(directory)
+
+
+def variant(size: str, *, nic: bool) -> str:
+    """Of a template's snapshots: names directories, locks and machines. No size has a capital letter in its name."""
+    return f"{size}-NET" if nic else size
+
+
+def _hardware(size: Size, *, nic: bool) -> Hardware:
+    return Hardware(size.vcpus, size.memory_mib, nic)
 
 
 async def _warm(guest: GuestClient, command: str) -> None:

@@ -1,5 +1,5 @@
 """
-The initramfs: the guest agent as /init and the few modules that the root disk needs, in the "newc" cpio format.
+The initramfs: the guest agent as /init and the few modules that disk and network need, in the "newc" cpio format.
 
 It is apart from the root file system so that a new agent never rebuilds a template's image.
 """
@@ -19,7 +19,8 @@ from terpd.node.template.command import BuildFailed
 from terpd.node.template.kernel import Kernel
 
 # In load order. Debian's 6.12 cloud kernel has ext4, virtio, virtio_pci and virtio_console built in (measured).
-MODULES = ("virtio_mmio", "virtio_blk")
+# Where there is no network device the last three do nothing.
+MODULES = ("virtio_mmio", "virtio_blk", "failover", "net_failover", "virtio_net")
 _KEPT = 4  # older ones may just be booted by somebody who looked them up before
 
 

@@ -27,10 +27,11 @@ class VmmFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a guest sees. A snapshot restores only onto equal hardware."""
+    """What a guest sees. A snapshot restores only onto equal hardware. `nic`: it has a network device."""
 
     vcpus: int
     memory_mib: int
+    nic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,11 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class BootSpec:
-    """A cold boot. `memory_file` is created by the caller at full size and written through (share=on)."""
+    """
+    A cold boot. `memory_file` is created by the caller at full size and written through (share=on).
+
+    `tap` is there if the hardware has a network device: a descriptor of its host's end, still the caller's.
+    """
 
     placement: Placement
     hardware: Hardware
@@ -56,6 +61,7 @@ class BootSpec:
     disk: Path
     disk_backing: Mapping[str, Path]  # name in the qcow2 header → file
     console_log: Path
+    tap: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,7 @@ class RestoreSpec:
         devices: The device state; never on a disk unless it is a template's.
         layers: The machine's own disk on top of the template's, lowest first; at least one.
         disk_backing: The template's disk: name in the qcow2 header → file.
+        tap: As in `BootSpec`; the monitor has it under the same number.
         inject: Awaited with the monitor's process once guest memory is mapped and before the device state is loaded:
             writes the pages that differ from the template's.
     """
@@ -95,6 +102,7 @@ class RestoreSpec:
     devices: Path | bytes
     layers: Sequence[Layer]
     disk_backing: Mapping[str, Path]
+    tap: int | None = None
     inject: Callable[[Process], Awaitable[None]] | None = None
 
 
@@ -149,8 +157,7 @@ class RunningVm(Protocol):
 
 
 class Vmm(Protocol):
-    @property
-    def identity(self) -> Mapping[str, str]:
+    def identity(self, *, nic: bool) -> Mapping[str, str]:
         """Build, accelerator, machine definition and host processor: what a snapshot must find unchanged."""
 
     async def boot(self, spec: BootSpec) -> RunningVm:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from terpd.model.network import GUEST_MAC
 from terpd.node.vmm.base import Hardware
 from terpd.node.vmm.running import BACKING_NAME, TEMPLATE_NODE, layer_options
 
@@ -38,6 +39,7 @@ def command_line(
     descriptors: Sequence[tuple[int, int]],
     boot: Boot | None,
     layers: int = 1,
+    tap_fd: int | None = None,
 ) -> list[str]:
     """
     Return QEMU's argument vector; pure.
@@ -49,6 +51,7 @@ def command_line(
         accel: Value of -accel.
         descriptors: Number of an fdset and inherited file descriptor.
         boot: None restores: QEMU waits for `migrate-incoming`.
+        tap_fd: If the hardware has a network device, which is the last one, so that all others are the same without it.
         layers: Of the machine's own disk, at a restore; their secrets are the files `k0`, `k1`, … beside the disk.
     """
     disk, top = _template_disk() if boot else _layered_disk(layers)
@@ -72,6 +75,7 @@ def command_line(
         *disk,
         # A full host disk is the guest's I/O error. By default QEMU would stop the guest, and nobody would wake it.
         *("-device", f"virtio-blk-device,drive={top},werror=report,rerror=report"),
+        *_network(hardware, tap_fd),
         *("-chardev", f"socket,id=q0,fd={qmp_fd},server=on,wait=off"),
         *("-mon", "chardev=q0,mode=control"),
         *("-global", "migration.send-configuration=off"),
@@ -88,6 +92,16 @@ def command_line(
         argv += ["-chardev", f"file,id=s0,path=/dev/fdset/{boot.console_set}", "-serial", "chardev:s0"]
         argv += ["-kernel", boot.kernel, "-initrd", boot.initrd, "-append", boot.cmdline]
     return argv
+
+
+def _network(hardware: Hardware, tap_fd: int | None) -> list[str]:
+    if hardware.nic != (tap_fd is not None):
+        raise ValueError("a network device and the descriptor of its TAP go together")
+    if tap_fd is None:
+        return []
+    # Nobody is to be told where the guest is now: its only neighbour has its address by heart.
+    device = f"virtio-net-device,netdev=n0,mac={GUEST_MAC},guest_announce=off"
+    return ["-netdev", f"tap,id=n0,fd={tap_fd}", "-device", device]
 
 
 def _template_disk() -> tuple[list[str], str]:

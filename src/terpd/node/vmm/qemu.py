@@ -57,9 +57,17 @@ class Qemu:
         self._prefix = f"terp-{instance}-"
         self._secrets = SecretFiles(instance)
 
-    @property
-    def identity(self) -> Mapping[str, str]:
-        sample = command_line("", Hardware(1, 1), accel=self._accel, qmp_fd=0, agent_fd=0, descriptors=[], boot=None)
+    def identity(self, *, nic: bool) -> Mapping[str, str]:
+        sample = command_line(
+            "",
+            Hardware(1, 1, nic),
+            accel=self._accel,
+            qmp_fd=0,
+            agent_fd=0,
+            descriptors=[],
+            boot=None,
+            tap_fd=0 if nic else None,
+        )
         return {
             "qemu": self._root.digest,
             "accelerator": self._accel,
@@ -86,7 +94,7 @@ class Qemu:
             state = _open(held, spec.devices_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             console = _open(held, spec.console_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             descriptors = [(STATE_SET, state), (_CONSOLE_SET, console)]
-            return await self._start(spec.placement, spec.hardware, binds, descriptors, boot=boot)
+            return await self._start(spec.placement, spec.hardware, binds, descriptors, tap=spec.tap, boot=boot)
 
     async def restore(self, spec: RestoreSpec) -> QemuVm:
         placement = spec.placement
@@ -114,6 +122,7 @@ class Qemu:
                     spec.hardware,
                     binds,
                     descriptors,
+                    tap=spec.tap,
                     layers=len(spec.layers),
                     inject=inject if spec.inject else None,
                 )
@@ -146,6 +155,7 @@ class Qemu:
         binds: Sequence[Bind],
         descriptors: list[tuple[int, int]],
         *,
+        tap: int | None,
         boot: Boot | None = None,
         layers: int = 0,
         inject: Callable[[Process], Awaitable[None]] | None = None,
@@ -172,9 +182,15 @@ class Qemu:
                     descriptors=descriptors,
                     boot=boot,
                     layers=layers,
+                    tap_fd=tap,
                 ),
                 binds=binds,
-                fds=[qmp_listener.fileno(), agent_listener.fileno(), *(fd for _, fd in descriptors)],
+                fds=[
+                    qmp_listener.fileno(),
+                    agent_listener.fileno(),
+                    *([] if tap is None else [tap]),
+                    *(fd for _, fd in descriptors),
+                ],
                 uid=placement.uid,
                 gid=placement.uid,
                 cgroup=placement.cgroup,
