@@ -7,12 +7,16 @@ timeout), `wait NAME` (until the test sets `released[NAME]`), `bytes N` (N bytes
 
 A saved state is a copy of files, environment and commands. A machine that starts from one has them, and a command
 that did not end can be attached to: it gives its output again from any offset, and ends as it would have.
+
+A machine's ports are servers of the test: `listening` says where each of them is. What connections come to is what a
+test says with `report`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +33,7 @@ from terpd.model.errors import (
     StateDamaged,
     TemplateNotFound,
     TerpError,
+    Unavailable,
 )
 from terpd.model.guest import (
     ExecEvent,
@@ -41,6 +46,7 @@ from terpd.model.guest import (
     OutputStream,
 )
 from terpd.model.ids import ExecId, SandboxId, StateId
+from terpd.model.network import EgressRecord, NetworkSpec
 from terpd.model.ports import MachinePhase, MachineSpec, NodeCapacity, StateRef
 from terpd.model.snapshot import SavedState
 from terpd.model.template import TemplateInfo
@@ -71,12 +77,19 @@ class Memory:
 
 @dataclass
 class SimulatedMachine:
-    """`cut` is set when a pause, or the end, cuts those off who read from its commands."""
+    """
+    Attributes:
+        network: What it may reach now; None: nothing, since the daemon was restarted or it has no network device.
+        listening: Host and port of the server behind each of its ports.
+        cut: Set when a pause, or the end, cuts those off who read from its commands.
+    """
 
     spec: MachineSpec
     memory: Memory
     phase: MachinePhase = MachinePhase.AWAKE
     capturing: bool = False
+    network: NetworkSpec | None = field(default=None, repr=False)
+    listening: dict[int, tuple[str, int]] = field(default_factory=dict)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     cut: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -99,8 +112,9 @@ class SimulatedNode:
     """
     Faults to set: `start_error` is raised instead of starting, `stop_error` instead of stopping, `capture_error`
     instead of saving, `continue_error` instead of continuing (and the machine ends), `collect_error` instead of
-    collecting, `state_error` instead of telling whether there is a state; `start_gate` and `capture_gate` hold starts
-    and captures back while they are not set; `read_error_after` breaks a file read after so many bytes.
+    collecting, `state_error` instead of telling whether there is a state, `network_error` instead of setting a policy;
+    `start_gate`, `capture_gate` and `network_gate` hold starts, captures and policies back while they are not set;
+    `read_error_after` breaks a file read after so many bytes.
 
     Cancelling a capture that is held back is what the death of the daemon is: the machine stays HELD.
     """
@@ -115,6 +129,10 @@ class SimulatedNode:
         self.continue_error: TerpError | None = None
         self.collect_error: TerpError | None = None
         self.state_error: TerpError | None = None
+        self.network_error: TerpError | None = None
+        self.network_gate = asyncio.Event()
+        self.network_gate.set()
+        self.setting_network = asyncio.Event()
         self.start_gate = asyncio.Event()
         self.start_gate.set()
         self.starting = asyncio.Event()
@@ -128,6 +146,7 @@ class SimulatedNode:
         self.stopped: list[SandboxId] = []
         self.collections: list[frozenset[StateId]] = []
         self.sent_bytes = 0
+        self._egress: asyncio.Queue[Sequence[EgressRecord]] = asyncio.Queue()
         self._exits: asyncio.Queue[SandboxId] = asyncio.Queue()
         self._starts: dict[SandboxId, asyncio.Event] = {}
         self._saving: set[StateId] = set()
@@ -153,7 +172,7 @@ class SimulatedNode:
             raise AlreadyExists("There is a machine of that id")
         if len(self.machines) >= self.machines_cap:
             raise CapacityUnavailable("The node is full")
-        self.machines[spec.sandbox_id] = SimulatedMachine(spec, self._memory(spec))
+        self.machines[spec.sandbox_id] = SimulatedMachine(spec, self._memory(spec), network=spec.network)
 
     def _memory(self, spec: MachineSpec) -> Memory:
         if spec.state is None:
@@ -238,6 +257,41 @@ class SimulatedNode:
         self.collections.append(frozenset(keep))
         for state_id in set(self.states) - set(keep) - self._saving:
             del self.states[state_id]
+
+    # ---- network ----
+
+    async def set_network(self, sandbox_id: SandboxId, network: NetworkSpec) -> None:
+        self.setting_network.set()
+        await self.network_gate.wait()
+        if self.network_error is not None:
+            raise self.network_error
+        machine = self.machines.get(sandbox_id)
+        if machine is None or machine.spec.network is None:
+            raise StateConflict("There is no machine of it here, or it has no network device")
+        machine.network = network
+
+    def adopt_all(self) -> None:
+        """As after a restart of the daemon: networks reach nothing until they are set."""
+        for machine in self.machines.values():
+            machine.network = None
+
+    def report(self, *records: EgressRecord) -> None:
+        self._egress.put_nowait(records)
+
+    async def egress(self) -> AsyncIterator[Sequence[EgressRecord]]:
+        while True:
+            yield await self._egress.get()
+
+    async def dial(self, sandbox_id: SandboxId, port: int) -> socket.socket:
+        machine = self._machine(sandbox_id)
+        if machine.spec.network is None:
+            raise StateConflict("It has no network device")
+        if port not in machine.listening:
+            raise Unavailable(f"Nobody listens on port {port}")
+        connection = socket.socket()
+        connection.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connection, machine.listening[port])
+        return connection
 
     # ---- what there is ----
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from terpd.control.policy import (
     MAX_ENV_BYTES,
@@ -15,8 +15,12 @@ from terpd.control.policy import (
     MAX_NAME_BYTES,
     MIN_TIMEOUT_S,
 )
+from terpd.egress.names import NameInvalid, normalise
 from terpd.model.errors import InvalidRequest, NotPermitted, PlanLimit, TooLarge
 from terpd.model.guest import MAX_COMMAND_BYTES, MAX_PATH_BYTES, WRITE_ROOTS
+from terpd.model.network import MAX_ALLOW_DOMAINS
+
+_PLAIN_HTTP = "http://"
 
 
 def check_lease(timeout_s: int, *, maximum: int) -> None:
@@ -105,6 +109,34 @@ def check_writable(path: str, *, field: str = "path") -> str:
         roots = ", ".join(WRITE_ROOTS)
         raise NotPermitted(f"{field} must be below one of {roots}; use a command for other places")
     return path
+
+
+def check_allow_domains(domains: Sequence[str] | None) -> Sequence[str] | None:
+    """
+    Return the list in the form that it is recorded in: each name once, lower case, in punycode.
+
+    `http://` before a name allows plain HTTP on port 80 too.
+    """
+    if domains is None:
+        return None
+    if len(domains) > MAX_ALLOW_DOMAINS:
+        raise TooLarge(
+            f"allow_domains may have {MAX_ALLOW_DOMAINS} names at most; it has: {len(domains)}",
+            fields={"limit": MAX_ALLOW_DOMAINS},
+        )
+    checked: dict[str, None] = {}
+    for entry in domains:
+        scheme = _PLAIN_HTTP if entry.startswith(_PLAIN_HTTP) else ""
+        checked[scheme + check_domain(entry.removeprefix(_PLAIN_HTTP), field="allow_domains")] = None
+    return tuple(checked)
+
+
+def check_domain(name: str, *, field: str) -> str:
+    """Return a host's name in lower case and in punycode."""
+    try:
+        return normalise(name)
+    except NameInvalid as error:
+        raise InvalidRequest(f"{field}: {error}: {name[:80]!a}") from error
 
 
 def _size(text: str, field: str) -> int:

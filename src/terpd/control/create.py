@@ -11,14 +11,16 @@ import contextlib
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from terpd.control.alarm import Alarm
 from terpd.control.at_work import AtWork
-from terpd.control.checks import check_env, check_lease, check_lifetime, check_metadata
+from terpd.control.checks import check_allow_domains, check_env, check_lease, check_lifetime, check_metadata
 from terpd.control.clock import Clock
 from terpd.control.collect import Collector
+from terpd.control.credentials import CredentialRequest, check_credentials, placeholders
+from terpd.control.network import Networks, network_spec
 from terpd.control.policy import Policy
 from terpd.control.shielded import Shielded
 from terpd.control.undo import undo
@@ -55,11 +57,19 @@ class CreateRequest:
 
     With `snapshot`, size and network are the snapshot's, whatever is given here. `env` is secret: it goes to the
     guest's memory and nowhere else.
+
+    Attributes:
+        allow_domains, report_only: None: with `snapshot` what its source had, or else the template's default list,
+            enforced. Without effect, and not recorded, where network is `off`.
+        secrets: Credentials that the sandbox uses without holding them.
     """
 
     template: str | None = None
     size: str = "small"
     network: Network = Network.OFF
+    allow_domains: Sequence[str] | None = None
+    report_only: bool | None = None
+    secrets: Sequence[CredentialRequest] = field(default=(), repr=False)
     timeout_s: int = 600
     on_timeout: OnTimeout = OnTimeout.KILL
     auto_resume: bool = False
@@ -91,7 +101,9 @@ class CreateSandbox:
         at_work: AtWork,
         collector: Collector,
         shielded: Shielded,
+        networks: Networks,
     ) -> None:
+        self._networks = networks
         self._store = store
         self._node = node
         self._policy = policy
@@ -112,7 +124,10 @@ class CreateSandbox:
             StateMismatch: The snapshot is on another node, or its key cannot be unwrapped.
         """
         check_offered(request, self._policy)
-        check_env(request.env)
+        allow_domains = check_allow_domains(request.allow_domains)
+        credentials = check_credentials(request.secrets)
+        env = _with_placeholders(request.env, placeholders(request.secrets, credentials))
+        check_env(env)
         check_metadata(request.metadata)
         check_lease(request.timeout_s, maximum=self._policy.max_timeout_s)
         now = self._clock.now()
@@ -140,17 +155,25 @@ class CreateSandbox:
             metadata=dict(request.metadata),
             lease_s=request.timeout_s,
             snapshot=None if snapshot is None else snapshot.id,
+            credentials=tuple(replace(credential, value="") for credential in credentials),
+            preview_auth=request.preview_auth,
             key_id=key.id,
             sealed_key=key.sealed,
         )
+        if sandbox.network is Network.OFF:
+            if credentials:
+                raise InvalidRequest("secrets are put in on the way out; they need network 'restricted' or 'open'")
+        else:
+            sandbox = _with_policy(sandbox, snapshot, allow_domains, report_only=request.report_only)
         machine = MachineSpec(
             sandbox_id=sandbox.id,
             template=sandbox.template,
             size=sandbox.size,
             key=key.secret,
-            env=request.env,
+            env=env,
             state=state,
             fork=state is not None,
+            network=network_spec(sandbox, credentials),
         )
         return PlannedSandbox(sandbox, machine)
 
@@ -196,6 +219,8 @@ class CreateSandbox:
             except Exception as error:
                 await undo(error, self._fail(sandbox.id))
                 raise
+            if planned.machine.network is not None:
+                self._networks.credentials.hold(sandbox.id, planned.machine.network.credentials)
             try:
                 return await self._confirm(sandbox)
             except Exception as error:
@@ -212,6 +237,7 @@ class CreateSandbox:
         return running
 
     async def _fail(self, sandbox_id: SandboxId) -> None:
+        self._networks.credentials.drop(sandbox_id)
         await self._node.stop_machine(sandbox_id)
         change = Change(reason=EndReason.START_FAILED)
         await self._store.set_status(sandbox_id, Status.FAILED, at=self._clock.now(), change=change)
@@ -263,14 +289,28 @@ def check_offered(request: CreateRequest, policy: Policy) -> None:
         raise InvalidRequest("template or snapshot must be given, and not both")
     if request.template is not None and not _TEMPLATE.fullmatch(request.template):
         raise InvalidRequest("template must be a name: letters, digits, '.', '_' and '-', 64 at most")
-    if request.network is not Network.OFF:
-        raise NotOffered(f"This server offers no network '{request.network}'; use network 'off'")
-    if request.preview_auth:
-        raise NotOffered("This server offers no preview addresses; leave preview_auth false")
     if request.volume is not None:
         raise NotOffered("This server offers no volumes; leave volume out")
     if request.region not in (None, policy.region):
         raise NotOffered(f"This server has one region; leave region out or say: {policy.region}")
+
+
+def _with_policy(
+    sandbox: Sandbox, snapshot: Snapshot | None, allow_domains: Sequence[str] | None, *, report_only: bool | None
+) -> Sandbox:
+    """Return a sandbox that has a network with what was requested or, of a snapshot, with what its source had."""
+    if snapshot is not None:
+        allow_domains = snapshot.allow_domains if allow_domains is None else allow_domains
+        report_only = snapshot.report_only if report_only is None else report_only
+    return replace(sandbox, allow_domains=allow_domains, report_only=bool(report_only))
+
+
+def _with_placeholders(env: Mapping[str, str], variables: Mapping[str, str]) -> Mapping[str, str]:
+    if twice := sorted(env.keys() & variables.keys()):
+        raise InvalidRequest(
+            f"env and secrets both set {twice[0]}; leave it out of env, or give the secret another env or an empty one"
+        )
+    return {**env, **variables}
 
 
 def check_idempotency_key(key: str) -> None:

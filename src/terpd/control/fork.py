@@ -22,15 +22,16 @@ from terpd.control.clock import Clock
 from terpd.control.collect import Collector
 from terpd.control.create import NOTHING_STARTED
 from terpd.control.ended import explaining_end
+from terpd.control.network import Networks, network_spec
 from terpd.control.pause import unwrap_key
 from terpd.control.policy import Policy
 from terpd.control.shielded import Shielded
-from terpd.control.snapshots import check_source, new_snapshot
+from terpd.control.snapshots import new_snapshot
 from terpd.control.undo import undo
 from terpd.model.errors import InvalidRequest, StateConflict, TerpError
 from terpd.model.ids import SandboxId, StateId, TenantId, new_sandbox_id, new_state_id
 from terpd.model.ports import Change, MachineSpec, Node, StateRef, Store
-from terpd.model.sandbox import EndReason, OnTimeout, Sandbox, Status
+from terpd.model.sandbox import EndReason, OnTimeout, Sandbox, Status, require_running
 from terpd.model.snapshot import SavedState
 from terpd.sealing.keyring import DataKey, KeyRing
 
@@ -42,7 +43,11 @@ class ForkRequest:
     """
     What a caller asks for, before it is checked; all of it is each child's.
 
-    `env` is set over what the source has, and is secret: it goes to the guests' memory and nowhere else.
+    `env` is set over what the source has, and is secret: it goes to the guests' memory and nowhere else. A child's
+    network is the source's.
+
+    Attributes:
+        inherit_secrets: The children may use the source's credentials, too. False: they have none.
     """
 
     count: int = 1
@@ -51,6 +56,7 @@ class ForkRequest:
     auto_resume: bool = False
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    inherit_secrets: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,9 @@ class ForkSandbox:
         at_work: AtWork,
         collector: Collector,
         shielded: Shielded,
+        networks: Networks,
     ) -> None:
+        self._networks = networks
         self._store = store
         self._node = node
         self._policy = policy
@@ -94,7 +102,6 @@ class ForkSandbox:
             InvalidRequest, TooLarge: The request is out of bounds.
             SandboxNotFound.
             StateConflict: The source does not run, something else is being done with it, or it or a child ended.
-            NotOffered: The source has a network.
             PlanLimit: The tenant may not have that many sandboxes in use. Nothing was created.
             CapacityUnavailable: Not all children fit. Nothing was created.
             StorageFull, Unavailable, StateMismatch: The source was not saved. Nothing was created.
@@ -109,12 +116,14 @@ class ForkSandbox:
         expires_at = now + dt.timedelta(seconds=request.timeout_s)
         check_lifetime(expires_at, began_at=now, maximum_s=self._policy.max_running_lifetime_s)
         source = await self._store.get_sandbox(tenant, sandbox_id)
-        check_source(source)
+        require_running(source)
         return await self._shielded.run(self._fork(source, request))
 
     async def _fork(self, source: Sandbox, request: ForkRequest) -> Forked:
         state_id = new_state_id()
         state_key = self._keys.new_data_key(state_id)
+        inherited = source.credentials if request.inherit_secrets else ()
+        credentials = self._networks.credentials.fill(source.id, inherited)
         children = [self._child(source, request, state_id) for _ in range(request.count)]
         machines = [
             MachineSpec(
@@ -125,6 +134,7 @@ class ForkSandbox:
                 env=request.env,
                 state=StateRef(state_id, state_key.secret),
                 fork=True,
+                network=network_spec(child, credentials),
             )
             for child, key in children
         ]
@@ -143,6 +153,8 @@ class ForkSandbox:
             except Exception as error:
                 await undo(error, self._forget_all(ids))
                 raise
+            for child_id in ids:
+                self._networks.credentials.hold(child_id, credentials)
             try:
                 running = await self._start_all(machines, request.timeout_s)
             except Exception as error:
@@ -173,6 +185,10 @@ class ForkSandbox:
             on_timeout=request.on_timeout,
             auto_resume=request.auto_resume,
             metadata=dict(request.metadata),
+            allow_domains=source.allow_domains,
+            report_only=source.report_only,
+            credentials=source.credentials if request.inherit_secrets else (),
+            preview_auth=source.preview_auth,
             lease_s=request.timeout_s,
             snapshot=state_id,
             key_id=key.id,
@@ -216,6 +232,8 @@ class ForkSandbox:
 
     async def _end_all(self, ids: Sequence[SandboxId], *, forget: bool) -> None:
         """Stop every child's machine. One that does not stop keeps its row, for the next sweep."""
+        for child_id in ids:
+            self._networks.credentials.drop(child_id)
         outcomes = await asyncio.gather(*map(self._node.stop_machine, ids), return_exceptions=True)
         stopped = [child for child, outcome in zip(ids, outcomes, strict=True) if outcome is None]
         if forget:

@@ -29,6 +29,7 @@ class Limits:
         live: Sandboxes that count against `max_concurrent`.
         paused: Sandboxes that count against `max_snapshots`: paused, and being paused or resumed.
         named_snapshots: Those that count against `max_named_snapshots`.
+        default_domains: What `restricted` allows besides the template's package hosts, unless a sandbox says otherwise.
     """
 
     sizes: Sequence[Size]
@@ -44,6 +45,7 @@ class Limits:
     max_paused_s: int | None
     region: str
     region_label: str
+    default_domains: Sequence[str]
 
 
 class Lookup:
@@ -80,6 +82,7 @@ class Lookup:
             max_paused_s=policy.max_paused_s,
             region=policy.region,
             region_label=policy.region_label,
+            default_domains=policy.default_domains,
         )
 
     async def templates(self) -> Sequence[TemplateInfo]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from terpd.model.sandbox import Size
@@ -32,6 +32,9 @@ class Policy:
         max_fork: Children of one fork.
         max_running_lifetime_s: From start or resume to the latest end of a lease; None for no bound.
         max_paused_s: From pause to termination; None for never.
+        default_domains: What `restricted` allows without a list of its own, besides the template's package hosts.
+        preview_base: The domain below which previews have their host names.
+        egress_retention_days: How long connections stay on record.
     """
 
     region: str
@@ -44,3 +47,6 @@ class Policy:
     max_fork: int = 32
     max_running_lifetime_s: int | None = None
     max_paused_s: int | None = None
+    default_domains: Sequence[str] = ()
+    preview_base: str = "localhost"
+    egress_retention_days: int = 30

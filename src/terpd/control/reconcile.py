@@ -17,6 +17,7 @@ from terpd.control.alarm import Alarm
 from terpd.control.at_work import AtWork
 from terpd.control.clock import Clock
 from terpd.control.collect import Collector
+from terpd.control.network import Networks
 from terpd.control.policy import Policy
 from terpd.control.reconcile_plan import Step, plan_reconcile
 from terpd.control.resume import resumed_lease
@@ -33,6 +34,9 @@ RETRY_S = 1.0
 _log = structlog.get_logger(__name__)
 
 
+_MACHINE_STAYS = (Step.ADOPT, Step.CONTINUE, Step.UNDO_PAUSE, Step.FINISH_RESUME)
+
+
 class Reconcile:
     def __init__(
         self,
@@ -44,7 +48,9 @@ class Reconcile:
         at_work: AtWork,
         collector: Collector,
         shielded: Shielded,
+        networks: Networks,
     ) -> None:
+        self._networks = networks
         self._store = store
         self._node = node
         self._policy = policy
@@ -80,13 +86,16 @@ class Reconcile:
             saved, unknown = await self._saved(before, machines)
             after = await self._store.live_sandboxes(self._node.node_id)
             plan = plan_reconcile(before, machines, after, at_work=seen | unknown, saved=saved)
-        recorded = {sandbox.id: sandbox for sandbox in after}
+            recorded = {sandbox.id: sandbox for sandbox in after}
+            self._networks.keep_only(recorded.keys() | seen)
         for sandbox_id, step in plan.items():
-            if step is Step.ADOPT:
-                continue
+            sandbox = recorded.get(sandbox_id)
             try:
-                with self._at_work.claim(sandbox_id, "being put in order"):
-                    await self._apply(sandbox_id, step, recorded.get(sandbox_id))
+                if step is not Step.ADOPT:
+                    with self._at_work.claim(sandbox_id, "being put in order"):
+                        await self._apply(sandbox_id, step, sandbox)
+                if sandbox is not None and step in _MACHINE_STAYS:
+                    await self._networks.ensure(sandbox)
             except TerpError as error:  # the rest must not wait for one that hangs; the next sweep tries again
                 _log.warning(
                     "step_failed", sandbox_id=sandbox_id, step=step.name, error=error.code, context=error.context
@@ -194,6 +203,7 @@ class Reconcile:
 
     async def _fail(self, sandbox_id: SandboxId, reason: EndReason, expected: Status) -> None:
         change = Change(reason=reason, expected=expected)
+        self._networks.credentials.drop(sandbox_id)
         failed = await self._store.set_status(sandbox_id, Status.FAILED, at=self._clock.now(), change=change)
         if failed is not None:
             _log.warning("sandbox_failed", sandbox_id=sandbox_id, tenant=failed.tenant, reason=str(reason))

@@ -15,6 +15,7 @@ from terpd.control.at_work import AtWork
 from terpd.control.clock import Clock
 from terpd.control.collect import Collector
 from terpd.control.ended import explaining_end
+from terpd.control.network import Networks
 from terpd.control.pause import unwrap_key
 from terpd.control.policy import Policy
 from terpd.control.shielded import Shielded
@@ -38,7 +39,9 @@ class ResumeSandbox:
         at_work: AtWork,
         collector: Collector,
         shielded: Shielded,
+        networks: Networks,
     ) -> None:
+        self._networks = networks
         self._store = store
         self._node = node
         self._policy = policy
@@ -99,6 +102,7 @@ class ResumeSandbox:
                 size=sandbox.size,
                 key=key,
                 state=StateRef(sandbox.state_id, key),
+                network=self._networks.spec(sandbox),
             )
         )
 

@@ -15,14 +15,18 @@ from terpd.control.awake import Awake
 from terpd.control.clock import Clock, SystemClock
 from terpd.control.collect import Collector
 from terpd.control.create import CreateSandbox
+from terpd.control.credentials import Credentials
+from terpd.control.egress import Egress
 from terpd.control.exec import RunCommand
 from terpd.control.files import Files
 from terpd.control.fork import ForkSandbox
 from terpd.control.keys import Keys
 from terpd.control.leases import Leases
 from terpd.control.lookup import Lookup
+from terpd.control.network import Networks, SetNetworkPolicy
 from terpd.control.pause import PauseSandbox
 from terpd.control.policy import Policy
+from terpd.control.previews import Previews
 from terpd.control.receipts import Receipts
 from terpd.control.reconcile import Reconcile
 from terpd.control.renew import RenewLease
@@ -54,21 +58,26 @@ class Services:
         changing = (store, node, policy, keys, clock, alarm, at_work, collector, shielded)
         self.store = store
         self.node = node
-        self.create = CreateSandbox(*changing)
+        credentials = Credentials()
+        networks = Networks(store, node, credentials)
+        self.create = CreateSandbox(*changing, networks)
         self.pause = PauseSandbox(*changing)
-        self.resume = ResumeSandbox(*changing)
-        self.fork = ForkSandbox(*changing)
+        self.resume = ResumeSandbox(*changing, networks)
+        self.fork = ForkSandbox(*changing, networks)
         self.snapshots = Snapshots(store, node, policy, keys, clock, at_work, collector, shielded)
-        self.terminate = TerminateSandbox(store, node, clock, collector, shielded)
+        self.terminate = TerminateSandbox(store, node, clock, collector, shielded, credentials)
         self.renew = RenewLease(store, policy, clock, alarm)
         self.leases = Leases(store, self.terminate, self.pause, clock, alarm, shielded, node.node_id)
         awake = Awake(store, self.resume, at_work, clock)
         self.exec = RunCommand(store, node, policy, awake)
         self.files = Files(store, node, awake)
+        self.network = SetNetworkPolicy(store, networks, at_work, shielded)
+        self.egress = Egress(store, node, policy, clock)
+        self.previews = Previews(store, node, policy, keys, awake)
         self.keys = Keys(store, clock)
         self.lookup = Lookup(store, node, policy)
         self.receipts = Receipts(store)
-        self.reconcile = Reconcile(store, node, policy, clock, alarm, at_work, collector, shielded)
+        self.reconcile = Reconcile(store, node, policy, clock, alarm, at_work, collector, shielded, networks)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -88,6 +97,8 @@ class Services:
                 ("exits", self.reconcile.watch_exits),
                 ("sweeps", self.reconcile.run_sweeps),
                 ("collections", self.collector.run),
+                ("egress", self.egress.record),
+                ("egress_pruning", self.egress.run_pruning),
             )
         ]
         try:

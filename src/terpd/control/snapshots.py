@@ -17,10 +17,10 @@ from terpd.control.pause import unwrap_key
 from terpd.control.policy import Policy
 from terpd.control.shielded import Shielded
 from terpd.control.undo import undo
-from terpd.model.errors import NotOffered, StateConflict
+from terpd.model.errors import StateConflict
 from terpd.model.ids import SandboxId, StateId, TenantId, new_state_id
 from terpd.model.ports import Node, StateRef, Store
-from terpd.model.sandbox import Network, Sandbox, require_running
+from terpd.model.sandbox import Sandbox, require_running
 from terpd.model.snapshot import Snapshot, SnapshotStatus
 from terpd.sealing.keyring import DataKey, KeyRing
 
@@ -56,13 +56,12 @@ class Snapshots:
             InvalidRequest: *name* has not 1 to 128 printable bytes.
             SandboxNotFound.
             StateConflict: The source does not run, something else is being done with it, or it ended meanwhile.
-            NotOffered: The source has a network.
             SnapshotCap: The tenant has all the named snapshots that it may have.
             StorageFull, Unavailable, GuestFault, DeadlineExceeded, StateMismatch: It was not taken.
         """
         check_name(name)
         source = await self._store.get_sandbox(tenant, sandbox_id)
-        check_source(source)
+        require_running(source)
         return await self._shielded.run(self._take(source, name))
 
     async def list(self, tenant: TenantId) -> Sequence[Snapshot]:
@@ -121,17 +120,8 @@ def new_snapshot(
         node_id=source.node_id,
         created_at=clock.now(),
         for_fork=for_fork,
+        allow_domains=source.allow_domains,
+        report_only=source.report_only,
         key_id=key.id,
         sealed_key=key.sealed,
     )
-
-
-def check_source(source: Sandbox) -> None:
-    """
-    Raises:
-        StateConflict: It does not run.
-        NotOffered: It has a network, whose connections and addresses would be copied with it.
-    """
-    require_running(source)
-    if source.network is not Network.OFF:
-        raise NotOffered("Only sandboxes with network 'off' can be saved as snapshots and forked")

@@ -12,6 +12,7 @@ import datetime as dt
 
 from terpd.control.clock import Clock
 from terpd.control.collect import Collector
+from terpd.control.credentials import Credentials
 from terpd.control.shielded import Shielded
 from terpd.model.ids import SandboxId, TenantId
 from terpd.model.ports import Change, Node, Store
@@ -19,7 +20,16 @@ from terpd.model.sandbox import SAVED, EndReason, Sandbox, Status
 
 
 class TerminateSandbox:
-    def __init__(self, store: Store, node: Node, clock: Clock, collector: Collector, shielded: Shielded) -> None:
+    def __init__(
+        self,
+        store: Store,
+        node: Node,
+        clock: Clock,
+        collector: Collector,
+        shielded: Shielded,
+        credentials: Credentials,
+    ) -> None:
+        self._credentials = credentials
         self._store = store
         self._node = node
         self._clock = clock
@@ -52,6 +62,7 @@ class TerminateSandbox:
         ended = await self._store.set_status(sandbox.id, Status.TERMINATED, at=self._clock.now(), change=change)
         if ended is None and change.expected is not None:
             return False
+        self._credentials.drop(sandbox.id)
         if _had_states(sandbox):
             self._collector.soon()
         await self._node.stop_machine(sandbox.id)

@@ -7,6 +7,7 @@ Everything that can go wrong, in the words of the user.
     │   └── NotOffered            understood, but this server does not offer it
     ├── Unauthenticated
     ├── Forbidden                 the key lacks a scope
+    │   └── NetworkBlocked        the sandbox's network does not allow it
     ├── NotFound                  never existed, or another tenant's
     │   ├── SandboxNotFound  TemplateNotFound  FileNotFound  ExecNotFound  SnapshotNotFound
     ├── Conflict
@@ -31,7 +32,7 @@ Everything that can go wrong, in the words of the user.
 
 `code` is stable and for machines; `detail` is for the user and says what to do; `context` is for the log only.
 Names and codes that an orkestr client acts on: `fleet_full_retry`, `plan_limit`, `snapshot_cap_reached`,
-`exec_timeout`, `exec_killed`.
+`exec_timeout`, `exec_killed`, `network_policy_blocked`.
 """
 
 from __future__ import annotations
@@ -87,6 +88,10 @@ class Unauthenticated(TerpError):
 
 class Forbidden(TerpError):
     code = "forbidden"
+
+
+class NetworkBlocked(Forbidden):
+    code = "network_policy_blocked"
 
 
 class NotFound(TerpError):

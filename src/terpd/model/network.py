@@ -18,6 +18,7 @@ MAX_ALLOW_DOMAINS = 256
 MAX_CREDENTIALS = 16
 MAX_CREDENTIAL_BYTES = 8192
 MAX_CREDENTIAL_HOSTS = 16
+MAX_EGRESS_RECORDS = 50_000  # of one sandbox: a guest can cause thousands a second
 MAX_NAME_CHARS = 253  # RFC 1035, without the trailing dot
 
 GUEST_ADDRESS = "198.18.0.2"  # the same in every namespace, so that a clone needs no new one (RFC 2544's range)
@@ -55,6 +56,8 @@ class Credential:
         header: Lower case, e.g. `authorization`.
         placeholder: What stands for the value in that header's value, e.g. `terp-secret-openai`.
         hosts: Exact lower-case names.
+        value: Empty where it is not known: in records, and after a restart of the server. What needs it is then blocked
+            (`CREDENTIAL_LOST`).
     """
 
     name: str
@@ -153,7 +156,13 @@ class EgressFilter:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """A sandbox's bytes since it was created, over pauses and restarts."""
+    """
+    A sandbox's bytes since it was created, over pauses and restarts, whatever became of the records since.
+
+    Attributes:
+        connections: That were let through, those that failed included.
+        blocked: Connections and DNS questions.
+    """
 
     bytes_out: int
     bytes_in: int

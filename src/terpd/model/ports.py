@@ -16,7 +16,7 @@ from typing import Protocol
 from terpd.model.guest import ExecEvent, ExecRequest, FileInfo, GuestStats
 from terpd.model.ids import ExecId, KeyId, SandboxId, StateId, TenantId
 from terpd.model.network import EgressFilter, EgressRecord, NetworkSpec, Traffic
-from terpd.model.sandbox import EndReason, Sandbox, Size, Status
+from terpd.model.sandbox import EndReason, Network, Sandbox, Size, Status
 from terpd.model.snapshot import Receipt, SavedState, Snapshot
 from terpd.model.template import TemplateInfo
 
@@ -397,17 +397,34 @@ class Store(Protocol):
     async def snapshots_on_node(self, node_id: str) -> Sequence[Snapshot]:
         """All tenants' snapshots on this node, those for forks included."""
 
+    async def sandbox_of_any_tenant(self, sandbox_id: SandboxId) -> Sandbox:
+        """For previews, whose host name is all that a caller has. Raises SandboxNotFound."""
+
     async def set_network_policy(
-        self, tenant: TenantId, sandbox_id: SandboxId, *, allow_domains: Sequence[str] | None, report_only: bool
+        self,
+        tenant: TenantId,
+        sandbox_id: SandboxId,
+        *,
+        network: Network,
+        allow_domains: Sequence[str] | None,
+        report_only: bool,
     ) -> Sandbox:
-        """Raises SandboxNotFound; StateConflict if it has ended or its network is `off`."""
+        """
+        Record what holds from now on, or from its next resume. *network* is not `off`.
+
+        Raises:
+            SandboxNotFound.
+            StateConflict: It has ended or its network is `off`.
+        """
 
     async def add_egress(self, records: Sequence[EgressRecord]) -> None:
-        """Record connections and add them to their sandboxes' traffic, in one transaction. Known ids are skipped."""
+        """
+        Record connections and add them to their sandboxes' traffic, in one transaction. Known ids are skipped.
 
-    async def list_egress(
-        self, tenant: TenantId, sandbox_id: SandboxId, where: EgressFilter
-    ) -> Sequence[EgressRecord]:
+        Of each sandbox so many are kept (`MAX_EGRESS_RECORDS`, roughly); the oldest blocked ones make room first.
+        """
+
+    async def list_egress(self, tenant: TenantId, sandbox_id: SandboxId, where: EgressFilter) -> Sequence[EgressRecord]:
         """Newest first. Raises SandboxNotFound."""
 
     async def traffic(self, tenant: TenantId, sandbox_id: SandboxId) -> Traffic:

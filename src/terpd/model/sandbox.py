@@ -23,6 +23,7 @@ from enum import StrEnum
 
 from terpd.model.errors import StateConflict
 from terpd.model.ids import SandboxId, StateId, TenantId
+from terpd.model.network import Credential
 
 
 class Status(StrEnum):
@@ -99,6 +100,7 @@ class Sandbox:
         paused_expires_at: When a PAUSED one is terminated; None for never.
         allow_domains: Replaces the template's default list in `restricted`; None keeps it.
         report_only: See `NetworkPolicy`.
+        credentials: Without their values, which are in the server's memory only.
         preview_auth: Previews ask for a token, which is derived from the server's key and stands nowhere.
         key_id: Names its data key; it stays readable when the key is destroyed.
         sealed_key: The data key, wrapped by the server's key; None once it is destroyed.
@@ -128,6 +130,7 @@ class Sandbox:
     paused_expires_at: dt.datetime | None = None
     allow_domains: Sequence[str] | None = None
     report_only: bool = False
+    credentials: Sequence[Credential] = ()
     preview_auth: bool = False
     key_id: str | None = None
     sealed_key: bytes | None = field(default=None, repr=False)

@@ -8,6 +8,7 @@ data key of its own. Destroying that key destroys the state, wherever copies of 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -29,6 +30,7 @@ class Snapshot:
     Attributes:
         name: The user's, or None.
         for_fork: A fork took it for itself: not listed, not counted, and deleted when its children run.
+        allow_domains, report_only: The source's; those that start from it have them too, unless they say otherwise.
         stored_bytes: In the artifact store, layers shared with others included.
         stopped_ms: How long the source's processors stood still for it.
     """
@@ -49,6 +51,8 @@ class Snapshot:
     stored_bytes: int | None = None
     stopped_ms: float | None = None
     error: str | None = None
+    allow_domains: Sequence[str] | None = None
+    report_only: bool = False
     key_id: str | None = None
     sealed_key: bytes | None = field(default=None, repr=False)
 

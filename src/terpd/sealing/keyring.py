@@ -1,5 +1,6 @@
 """
-The server's keys, which wrap the data keys of sandboxes and snapshots and encrypt nothing else.
+The server's keys, which wrap the data keys of sandboxes and snapshots, encrypt nothing else, and make secrets that are
+derived when they are needed and stand nowhere.
 
 Written as lines of base64, 32 bytes each: the first wraps, all of them unwrap, so that a new first line rotates.
 Without the key that wrapped it, a data key and all that it encrypts is gone for good: back the file up apart from the
@@ -11,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -65,6 +67,14 @@ class KeyRing:
             raise BadKey("there is no key in it")
         return cls(keys)
 
+    def derive(self, label: str) -> bytes:
+        """32 bytes that only this server can know, for the one use that *label* names; of its current key."""
+        return _derive(self._keys[self.current_id], label)
+
+    def derive_all(self, label: str) -> Sequence[bytes]:
+        """As `derive`, of each of the server's keys: what older ones made is known again after a rotation."""
+        return [_derive(key, label) for key in self._keys.values()]
+
     def new_data_key(self, subject: str) -> DataKey:
         """Make the data key of *subject*, the id of a sandbox or a snapshot."""
         secret = os.urandom(KEY_BYTES)
@@ -101,6 +111,10 @@ def server_key_id(key: bytes) -> str:
 def wrapped_with(sealed: bytes) -> str:
     """The id of the server key that wrapped a data key."""
     return sealed.partition(b":")[0].decode(errors="replace")
+
+
+def _derive(key: bytes, label: str) -> bytes:
+    return hmac.digest(key, b"terp-derive:" + label.encode(), "sha256")
 
 
 def _id(kind: str, key: bytes) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from terpd.model.errors import AlreadyExists, PlanLimit, SnapshotCap
+from terpd.model.errors import AlreadyExists, PlanLimit, SnapshotCap, StateConflict
 from terpd.model.ids import SandboxId, TenantId
 from terpd.model.ports import Change, Idempotency
 from terpd.model.sandbox import FINAL, EndReason, Sandbox, Status
@@ -48,6 +49,24 @@ def move(
     if change.reason is EndReason.START_FAILED:
         connection.execute(queries.delete_idempotent_of_sandbox, {"sandbox_id": sandbox_id})
     return sandbox
+
+
+def set_network(connection: sa.Connection, values: Mapping[str, object]) -> Sandbox | None:
+    """As `Store.set_network_policy`, with the values of its query; None when there is no such sandbox."""
+    row = connection.execute(queries.update_network, values).first()
+    if row is not None:
+        return sandbox_from_row(row)
+    scope = {name: values[name] for name in ("of_tenant", "sandbox_id")}
+    found = connection.execute(queries.select_sandbox, scope).first()
+    if found is None:
+        return None
+    sandbox = sandbox_from_row(found)
+    if sandbox.status in FINAL:
+        raise StateConflict(
+            f"Sandbox {sandbox.id} is {sandbox.status} ({sandbox.end_reason}); create a new one",
+            fields={"status": str(sandbox.status)},
+        )
+    raise StateConflict(f"Sandbox {sandbox.id} has no network device; create another one with network 'restricted'")
 
 
 # A limit is checked by counting after the act, which an excess undoes with the rest of its transaction. SQLite has one

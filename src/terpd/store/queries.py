@@ -2,7 +2,8 @@
 Every statement the store runs, built once; executing one only binds values.
 
 Rows that belong to a tenant are reached through `of_tenant` and nowhere else. The few statements that cross
-tenants (leases, reconciliation, the compare-and-set by id) serve the server itself and say so in their name.
+tenants (leases, reconciliation, previews, the record of connections, the compare-and-set by id) serve the server
+itself and say so in their name.
 """
 
 from __future__ import annotations
@@ -12,10 +13,21 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from terpd.model.network import Decision, EgressFilter
 from terpd.model.ports import SandboxFilter
-from terpd.model.sandbox import FINAL, LIVE, ON_NODE, SAVED, TRANSITIONS, Status
+from terpd.model.sandbox import FINAL, LIVE, ON_NODE, SAVED, TRANSITIONS, Network, Status
 from terpd.model.snapshot import SnapshotStatus
-from terpd.store.schema import UtcTime, api_keys, idempotency_keys, receipts, sandbox_metadata, sandboxes, snapshots
+from terpd.store.schema import (
+    UtcTime,
+    api_keys,
+    egress,
+    idempotency_keys,
+    receipts,
+    sandbox_metadata,
+    sandboxes,
+    snapshots,
+    traffic,
+)
 
 _bind = sa.bindparam
 
@@ -34,6 +46,7 @@ delete_starting = sa.delete(sandboxes).where(
     sandboxes.c.id == _bind("sandbox_id"), sandboxes.c.status == Status.STARTING
 )
 select_sandbox = sa.select(sandboxes).where(sandboxes.c.id == _bind("sandbox_id"), of_tenant(sandboxes))
+select_sandbox_of_all = sa.select(sandboxes).where(sandboxes.c.id == _bind("sandbox_id"))
 lock_sandbox = sa.select(sandboxes).where(sandboxes.c.id == _bind("sandbox_id")).with_for_update()
 """As it is before it changes in the same transaction."""
 
@@ -104,6 +117,20 @@ update_lease = (
     .returning(*sandboxes.c)
 )
 
+update_network = (
+    sa.update(sandboxes)
+    .where(
+        sandboxes.c.id == _bind("sandbox_id"),
+        of_tenant(sandboxes),
+        sandboxes.c.status.in_(sorted(LIVE)),
+        sandboxes.c.network != Network.OFF,
+    )
+    .values(
+        network=_bind("new_network"), allow_domains=_bind("new_allow_domains"), report_only=_bind("new_report_only")
+    )
+    .returning(*sandboxes.c)
+)
+
 _on_node = sandboxes.c.node_id == _bind("on_node")
 
 select_live_of_all = sa.select(sandboxes).where(_on_node, sandboxes.c.status.in_(sorted(LIVE))).order_by(sandboxes.c.id)
@@ -167,6 +194,57 @@ select_receipts = (
     .order_by(receipts.c.at.desc(), receipts.c.subject.desc())
     .limit(_bind("limit", type_=sa.Integer))
 )
+
+# ---- connections ---------------------------------------------------------------------------------
+
+insert_egress = sa.insert(egress)
+select_known_egress_of_all = sa.select(egress.c.id).where(egress.c.id.in_(_bind("ids", expanding=True)))
+insert_traffic = sa.insert(traffic)
+_METERS = ("bytes_out", "bytes_in", "connections", "blocked")
+add_traffic_of_all = (
+    sa.update(traffic)
+    .where(traffic.c.sandbox_id == _bind("of_sandbox"))
+    .values({name: traffic.c[name] + _bind(f"add_{name}") for name in _METERS})
+)
+select_traffic_of_all = sa.select(traffic).where(traffic.c.sandbox_id == _bind("of_sandbox"))
+count_egress_of_all = sa.select(sa.func.count()).select_from(egress).where(egress.c.sandbox_id == _bind("of_sandbox"))
+thin_egress_of_all = sa.delete(egress).where(
+    egress.c.id.in_(
+        sa.select(egress.c.id)
+        .where(egress.c.sandbox_id == _bind("of_sandbox"))
+        .order_by(sa.case((egress.c.decision == Decision.BLOCKED, 0), else_=1), egress.c.id)
+        .limit(_bind("excess", type_=sa.Integer))
+    )
+)
+"""Blocked ones go first: who floods the record with them must not push out what was sent."""
+prune_egress_of_all = sa.delete(egress).where(
+    egress.c.id.in_(
+        sa.select(egress.c.id)
+        .where(egress.c.at < _bind("before", type_=UtcTime))
+        .order_by(egress.c.at)
+        .limit(_bind("limit", type_=sa.Integer))
+    )
+)
+
+
+def select_egress(where: EgressFilter) -> sa.Select[Any]:
+    """Newest first: ids are ordered by time."""
+    query = (
+        sa.select(egress)
+        .where(of_tenant(egress), egress.c.sandbox_id == _bind("of_sandbox"))
+        .order_by(egress.c.id.desc())
+        .limit(where.limit)
+    )
+    if where.decision is not None:
+        query = query.where(egress.c.decision == where.decision.value)
+    if where.name is not None:
+        query = query.where(egress.c.name == where.name)
+    if where.since is not None:
+        query = query.where(egress.c.at >= where.since)
+    if where.before is not None:
+        query = query.where(egress.c.id < where.before)
+    return query
+
 
 # ---- keys ----------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from terpd.model.ids import KeyId, SandboxId, StateId, TenantId
+from terpd.model.network import Credential, Decision, EgressRecord, Protocol, Reason, Traffic
 from terpd.model.ports import ApiKey
 from terpd.model.sandbox import EndReason, Network, OnTimeout, Sandbox, Size, Status
 from terpd.model.snapshot import Receipt, Snapshot, SnapshotStatus
@@ -26,7 +27,7 @@ def sandbox_to_row(sandbox: Sandbox) -> dict[str, Any]:
         "expires_at": sandbox.expires_at,
         "on_timeout": sandbox.on_timeout.value,
         "auto_resume": sandbox.auto_resume,
-        "metadata": sandbox.metadata,
+        "metadata": dict(sandbox.metadata),
         "started_at": sandbox.started_at,
         "ended_at": sandbox.ended_at,
         "end_reason": None if sandbox.end_reason is None else sandbox.end_reason.value,
@@ -38,6 +39,10 @@ def sandbox_to_row(sandbox: Sandbox) -> dict[str, Any]:
         "paused_expires_at": sandbox.paused_expires_at,
         "key_id": sandbox.key_id,
         "sealed_key": sandbox.sealed_key,
+        "allow_domains": None if sandbox.allow_domains is None else list(sandbox.allow_domains),
+        "report_only": sandbox.report_only,
+        "preview_auth": sandbox.preview_auth,
+        "credentials": [_credential_to_json(credential) for credential in sandbox.credentials],
     }
 
 
@@ -67,7 +72,67 @@ def sandbox_from_row(row: Any) -> Sandbox:
         paused_expires_at=row.paused_expires_at,
         key_id=row.key_id,
         sealed_key=None if row.sealed_key is None else bytes(row.sealed_key),
+        allow_domains=None if row.allow_domains is None else tuple(row.allow_domains),
+        report_only=row.report_only,
+        preview_auth=row.preview_auth,
+        credentials=tuple(_credential_from_json(credential) for credential in row.credentials or ()),
     )
+
+
+def _credential_to_json(credential: Credential) -> dict[str, Any]:
+    """Whatever it holds, its value is not recorded."""
+    return {
+        "name": credential.name,
+        "hosts": list(credential.hosts),
+        "header": credential.header,
+        "placeholder": credential.placeholder,
+    }
+
+
+def _credential_from_json(found: dict[str, Any]) -> Credential:
+    return Credential(found["name"], tuple(found["hosts"]), found["header"], found["placeholder"], value="")
+
+
+def egress_to_row(record: EgressRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "sandbox_id": record.sandbox_id,
+        "tenant": record.tenant,
+        "at": record.at,
+        "protocol": record.protocol.value,
+        "name": record.name,
+        "address": record.address,
+        "port": record.port,
+        "decision": record.decision.value,
+        "reason": record.reason.value,
+        "bytes_out": record.bytes_out,
+        "bytes_in": record.bytes_in,
+        "duration_ms": record.duration_ms,
+        "credential": record.credential,
+    }
+
+
+def egress_from_row(row: Any) -> EgressRecord:
+    return EgressRecord(
+        id=row.id,
+        sandbox_id=SandboxId(row.sandbox_id),
+        tenant=TenantId(row.tenant),
+        at=row.at,
+        protocol=Protocol(row.protocol),
+        name=row.name,
+        address=row.address,
+        port=row.port,
+        decision=Decision(row.decision),
+        reason=Reason(row.reason),
+        bytes_out=row.bytes_out,
+        bytes_in=row.bytes_in,
+        duration_ms=row.duration_ms,
+        credential=row.credential,
+    )
+
+
+def traffic_from_row(row: Any) -> Traffic:
+    return Traffic(row.bytes_out, row.bytes_in, row.connections, row.blocked)
 
 
 def snapshot_to_row(snapshot: Snapshot) -> dict[str, Any]:
@@ -90,6 +155,8 @@ def snapshot_to_row(snapshot: Snapshot) -> dict[str, Any]:
         "stored_bytes": snapshot.stored_bytes,
         "stopped_ms": snapshot.stopped_ms,
         "error": snapshot.error,
+        "allow_domains": None if snapshot.allow_domains is None else list(snapshot.allow_domains),
+        "report_only": snapshot.report_only,
         "key_id": snapshot.key_id,
         "sealed_key": snapshot.sealed_key,
     }
@@ -113,6 +180,8 @@ def snapshot_from_row(row: Any) -> Snapshot:
         stored_bytes=row.stored_bytes,
         stopped_ms=row.stopped_ms,
         error=row.error,
+        allow_domains=None if row.allow_domains is None else tuple(row.allow_domains),
+        report_only=row.report_only,
         key_id=row.key_id,
         sealed_key=None if row.sealed_key is None else bytes(row.sealed_key),
     )

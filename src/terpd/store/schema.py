@@ -1,5 +1,5 @@
 """
-The tables. Portable SQL only: a time is an integer of microseconds since the epoch, a mapping is JSON text.
+The tables. Portable SQL only: a time is an integer of microseconds since the epoch, a mapping or list is JSON text.
 
 `sandbox_metadata` repeats the sandbox's metadata row by row, because that is what a filter can be answered from
 with an index on every engine; `sandboxes.metadata` is what is shown.
@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
-REVISION = "0002"  # of the migrations; the code refuses a database that is newer
+REVISION = "0003"  # of the migrations; the code refuses a database that is newer
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -35,14 +34,14 @@ class UtcTime(sa.types.TypeDecorator[dt.datetime]):
         return None if value is None else _EPOCH + value * _MICROSECOND
 
 
-class JsonText(sa.types.TypeDecorator[Mapping[str, str]]):
-    """A string mapping as JSON text, the same on every engine."""
+class JsonText(sa.types.TypeDecorator[Any]):
+    """A value as JSON text, the same on every engine."""
 
     impl = sa.Text
     cache_ok = True
 
-    def process_bind_param(self, value: Mapping[str, str] | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
-        return None if value is None else json.dumps(dict(value))
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else json.dumps(value)
 
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:  # noqa: ARG002
         return None if value is None else json.loads(value)
@@ -86,6 +85,10 @@ sandboxes = sa.Table(
     sa.Column("paused_expires_at", UtcTime),
     sa.Column("key_id", sa.String(40)),
     sa.Column("sealed_key", sa.LargeBinary),
+    sa.Column("allow_domains", JsonText),  # a list of names
+    sa.Column("report_only", sa.Boolean, nullable=False, server_default=sa.false()),  # this and the next: as above
+    sa.Column("preview_auth", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("credentials", JsonText),  # a list of mappings, without values
     sa.Index(None, "tenant", "id"),  # pages, newest first
     sa.Index(None, "tenant", "status"),  # those of a tenant that count against its limits
     sa.Index(None, "node_id", "status", "expires_at"),  # leases of those that run, and reconciliation
@@ -147,6 +150,8 @@ snapshots = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("key_id", sa.String(40)),
     sa.Column("sealed_key", sa.LargeBinary),
+    sa.Column("allow_domains", JsonText),
+    sa.Column("report_only", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index(None, "tenant", "id"),  # newest first
     sa.Index(None, "node_id"),  # what is kept there
 )
@@ -161,4 +166,36 @@ receipts = sa.Table(
     sa.Column("key_id", sa.String(40), nullable=False),
     sa.Column("server_key_id", sa.String(40), nullable=False),
     sa.Index(None, "tenant", "at"),  # newest first
+)
+
+# No foreign keys: what a sandbox sent stays on record, also if its create was undone.
+egress = sa.Table(
+    "egress",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("sandbox_id", sa.String(40), nullable=False),
+    sa.Column("tenant", sa.String(64), nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("protocol", sa.String(16), nullable=False),
+    sa.Column("name", sa.String(256)),
+    sa.Column("address", sa.String(64)),
+    sa.Column("port", sa.Integer, nullable=False),
+    sa.Column("decision", sa.String(16), nullable=False),
+    sa.Column("reason", sa.String(32), nullable=False),
+    sa.Column("bytes_out", sa.BigInteger, nullable=False),
+    sa.Column("bytes_in", sa.BigInteger, nullable=False),
+    sa.Column("duration_ms", sa.BigInteger, nullable=False),
+    sa.Column("credential", sa.String(128)),
+    sa.Index(None, "sandbox_id", "id"),  # pages, newest first
+    sa.Index(None, "at"),  # what is old
+)
+
+traffic = sa.Table(
+    "traffic",
+    metadata,
+    sa.Column("sandbox_id", sa.String(40), primary_key=True),
+    sa.Column("bytes_out", sa.BigInteger, nullable=False),
+    sa.Column("bytes_in", sa.BigInteger, nullable=False),
+    sa.Column("connections", sa.BigInteger, nullable=False),
+    sa.Column("blocked", sa.BigInteger, nullable=False),
 )

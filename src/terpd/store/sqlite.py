@@ -12,14 +12,17 @@ import sqlalchemy as sa
 
 from terpd.model.errors import NotFound, SandboxNotFound, SnapshotNotFound, StateConflict
 from terpd.model.ids import KeyId, SandboxId, StateId, TenantId
+from terpd.model.network import EgressFilter, EgressRecord, Traffic
 from terpd.model.ports import ApiKey, Change, Idempotency, SandboxFilter
-from terpd.model.sandbox import FINAL, Sandbox, Status, require_running
+from terpd.model.sandbox import FINAL, Network, Sandbox, Status, require_running
 from terpd.model.snapshot import Receipt, SavedState, Snapshot
 from terpd.store import queries
-from terpd.store.changes import check_named, check_on_node, move, record_destroyed, record_idempotency
+from terpd.store.changes import check_named, check_on_node, move, record_destroyed, record_idempotency, set_network
+from terpd.store.egress import add_egress
 from terpd.store.engine import READ_THREADS, Transactions, empty_log, sqlite_engine
 from terpd.store.migrate import migrate
 from terpd.store.rows import (
+    egress_from_row,
     key_from_row,
     key_to_row,
     receipt_from_row,
@@ -27,6 +30,7 @@ from terpd.store.rows import (
     sandbox_to_row,
     snapshot_from_row,
     snapshot_to_row,
+    traffic_from_row,
 )
 
 _NO_CHANGE = Change()
@@ -203,6 +207,54 @@ class SqliteStore:
         values = {"on_node": node_id}
         rows = await self._transactions.read(lambda c: c.execute(queries.select_snapshots_of_all, values).all())
         return [snapshot_from_row(row) for row in rows]
+
+    async def sandbox_of_any_tenant(self, sandbox_id: SandboxId) -> Sandbox:
+        values = {"sandbox_id": sandbox_id}
+        row = await self._transactions.read(lambda c: c.execute(queries.select_sandbox_of_all, values).first())
+        if row is None:
+            raise _unknown(sandbox_id)
+        return sandbox_from_row(row)
+
+    async def set_network_policy(
+        self,
+        tenant: TenantId,
+        sandbox_id: SandboxId,
+        *,
+        network: Network,
+        allow_domains: Sequence[str] | None,
+        report_only: bool,
+    ) -> Sandbox:
+        values = {
+            "of_tenant": tenant,
+            "sandbox_id": sandbox_id,
+            "new_network": network.value,
+            "new_allow_domains": None if allow_domains is None else list(allow_domains),
+            "new_report_only": report_only,
+        }
+        found = await self._transactions.write(lambda c: set_network(c, values))
+        if found is None:
+            raise _unknown(sandbox_id)
+        return found
+
+    async def add_egress(self, records: Sequence[EgressRecord]) -> None:
+        await self._transactions.write(lambda c: add_egress(c, records))
+
+    async def list_egress(self, tenant: TenantId, sandbox_id: SandboxId, where: EgressFilter) -> Sequence[EgressRecord]:
+        query = queries.select_egress(where)
+        values = {"of_tenant": tenant, "of_sandbox": sandbox_id}
+        await self.get_sandbox(tenant, sandbox_id)
+        rows = await self._transactions.read(lambda c: c.execute(query, values).all())
+        return [egress_from_row(row) for row in rows]
+
+    async def traffic(self, tenant: TenantId, sandbox_id: SandboxId) -> Traffic:
+        values = {"of_sandbox": sandbox_id}
+        await self.get_sandbox(tenant, sandbox_id)
+        row = await self._transactions.read(lambda c: c.execute(queries.select_traffic_of_all, values).first())
+        return Traffic(0, 0, 0, 0) if row is None else traffic_from_row(row)
+
+    async def prune_egress(self, before: dt.datetime, *, limit: int) -> int:
+        values = {"before": before, "limit": limit}
+        return await self._transactions.write(lambda c: c.execute(queries.prune_egress_of_all, values).rowcount)
 
     async def list_receipts(self, tenant: TenantId, *, subject: str | None, limit: int) -> Sequence[Receipt]:
         values = {"of_tenant": tenant, "subject": subject, "limit": limit}
