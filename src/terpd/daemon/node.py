@@ -17,7 +17,6 @@ import structlog
 from terpd.daemon.config import Config, load
 from terpd.egress.client import GatewayClient
 from terpd.egress.namespaces import NamespaceHelper
-from terpd.egress.upstream import Upstream
 from terpd.model.errors import InvalidRequest, StateConflict, TemplateNotFound, Unavailable
 from terpd.model.sandbox import Size
 from terpd.node.admission import Admission
@@ -50,7 +49,6 @@ log = structlog.get_logger()
 
 _BUILT = Path(__file__).resolve().parents[3] / "target/x86_64-unknown-linux-gnu/release"  # of the source tree
 AGENT = _BUILT / "terp-agent"
-_NAMESPACES_READY = 4  # that creates which come together need not wait for
 LAUNCHER = _BUILT / "terp-jail"
 VAULT = _BUILT / "terp-vault"
 
@@ -151,7 +149,7 @@ async def open_node(config: Config) -> tuple[Host, Supervisor]:
     workshop = await open_workshop(config)
     log.info("acceleration", name=workshop.acceleration.name, reason=workshop.acceleration.reason)
     instance = instance_name(config.data_dir)
-    networks = Networks(workshop.namespaces, GatewayClient(Upstream()), ready=_NAMESPACES_READY)
+    networks = Networks(workshop.namespaces, GatewayClient(config.upstream()), ready=config.network_pool)
     admission = Admission(config.memory_cap_mib or _host_memory_mib(), config.machines_cap)
     supervisor = Supervisor(
         Facilities(

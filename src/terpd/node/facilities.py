@@ -1,4 +1,4 @@
-"""What machines are made with on this host: monitors, cgroups, directories, encryption, networks, the artifact store."""
+"""What machines are made with here: monitors, cgroups, directories, encryption, networks, the artifact store."""
 
 from __future__ import annotations
 
