@@ -10,7 +10,7 @@ from terpd.api.metrics import Metrics
 from terpd.api.middleware import BodyLimit, Requests
 from terpd.api.pace import Pace
 from terpd.api.routes import exec as exec_routes
-from terpd.api.routes import files, fork, health, limits, pause, receipts, sandboxes, snapshots
+from terpd.api.routes import files, fork, health, limits, network, pause, receipts, sandboxes, snapshots
 from terpd.control.services import Services
 
 API_VERSION = "1.0.0"  # of the HTTP API, not of the product
@@ -33,6 +33,7 @@ def describe_app() -> FastAPI:
     app.include_router(fork.router)
     app.include_router(exec_routes.router)
     app.include_router(files.router)
+    app.include_router(network.router)
     app.include_router(receipts.router)
     app.include_router(health.router)
     return app

@@ -43,12 +43,12 @@ async def fork(
     async def late(outcome: Forked | TerpError) -> bytes:
         if isinstance(outcome, TerpError):
             return to_json({"sandboxes": [], "stopped_ms": None, **error_body(outcome)})
-        return to_json(forked_object(outcome))
+        return to_json(forked_object(outcome, services.previews))
 
     return await answer_or_drip(
         services.fork(caller.tenant, sandbox_id, (body or ForkBody.model_validate({})).to_request()),
         pace=pace,
-        answer=lambda forked: json_response(forked_object(forked), 201),
+        answer=lambda forked: json_response(forked_object(forked, services.previews), 201),
         late=late,
         status=201,
     )

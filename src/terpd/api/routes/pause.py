@@ -77,13 +77,13 @@ async def resume(
 
     async def late(outcome: Sandbox | TerpError) -> bytes:
         if isinstance(outcome, Sandbox):
-            return to_json(sandbox_object(outcome))
+            return to_json(sandbox_object(outcome, services.previews))
         now = await services.lookup.sandbox(caller.tenant, sandbox_id)
-        return to_json({**sandbox_object(now), **error_body(outcome)})
+        return to_json({**sandbox_object(now, services.previews), **error_body(outcome)})
 
     return await answer_or_drip(
         services.resume(caller.tenant, sandbox_id),
         pace=pace,
-        answer=lambda sandbox: json_response(sandbox_object(sandbox)),
+        answer=lambda sandbox: json_response(sandbox_object(sandbox, services.previews)),
         late=late,
     )

@@ -64,20 +64,22 @@ async def create(
     planned = await services.create.plan(caller.tenant, body.to_request())
     idempotency = None
     if idempotency_key is not None:
-        # Names of env without their values: a digest of secrets in the store could be tried against guesses.
-        canonical = json.dumps({**body.model_dump(), "env": sorted(body.env)}, sort_keys=True).encode()
+        # Names without their values: a digest of secrets in the store could be tried against guesses.
+        secrets = [secret.model_dump(exclude={"value"}) for secret in body.secrets]
+        request = {**body.model_dump(exclude={"secrets"}), "env": sorted(body.env), "secrets": secrets}
+        canonical = json.dumps(request, sort_keys=True).encode()
         idempotency = Idempotency(idempotency_key, request_digest(canonical))
 
     async def late(outcome: Sandbox | TerpError) -> bytes:
         if isinstance(outcome, Sandbox):
-            return to_json(sandbox_object(outcome))
+            return to_json(sandbox_object(outcome, services.previews))
         failed = replace(planned.sandbox, status=Status.FAILED, end_reason=EndReason.START_FAILED)
-        return to_json({**sandbox_object(failed), **error_body(outcome)})
+        return to_json({**sandbox_object(failed, services.previews), **error_body(outcome)})
 
     return await answer_or_drip(
         services.create(planned, idempotency=idempotency),
         pace=pace,
-        answer=lambda sandbox: json_response(sandbox_object(sandbox), 201),
+        answer=lambda sandbox: json_response(sandbox_object(sandbox, services.previews), 201),
         late=late,
         status=201,
     )
@@ -109,7 +111,7 @@ async def list_page(
     )
     return json_response(
         {
-            "sandboxes": [sandbox_object(sandbox) for sandbox in page.sandboxes],
+            "sandboxes": [sandbox_object(sandbox, services.previews) for sandbox in page.sandboxes],
             "next_cursor": cursor_after(page.next_before),
         }
     )
@@ -124,7 +126,7 @@ async def list_page(
 )
 async def get(caller: Reader, services: GivenServices, sandbox_id: GivenSandboxId) -> Response:
     """Sandboxes that ended stay readable."""
-    return json_response(sandbox_object(await services.lookup.sandbox(caller.tenant, sandbox_id)))
+    return json_response(sandbox_object(await services.lookup.sandbox(caller.tenant, sandbox_id), services.previews))
 
 
 @router.delete(

@@ -10,6 +10,7 @@ from terpd.api.schemas.pause import milliseconds
 from terpd.api.schemas.sandboxes import AUTO_RESUME, ON_TIMEOUT, SandboxBody, sandbox_object
 from terpd.api.schemas.shape import AnswerBody, RequestBody
 from terpd.control.fork import Forked, ForkRequest
+from terpd.control.previews import Previews
 from terpd.model.sandbox import OnTimeout
 
 
@@ -39,8 +40,8 @@ class ForkedBody(AnswerBody):
     stopped_ms: float | None = Field(description="How long the source stood still for it")
 
 
-def forked_object(forked: Forked) -> dict[str, Any]:
+def forked_object(forked: Forked, previews: Previews) -> dict[str, Any]:
     return {
-        "sandboxes": [sandbox_object(child) for child in forked.children],
+        "sandboxes": [sandbox_object(child, previews) for child in forked.children],
         "stopped_ms": milliseconds(forked.saved.stopped_s),
     }

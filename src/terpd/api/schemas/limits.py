@@ -79,8 +79,8 @@ def limits_object(limits: Limits) -> dict[str, Any]:
             for size in limits.sizes
         ],
         "regions": [{"id": limits.region, "label": limits.region_label}],
-        "custom_egress_allowlist": False,
-        "default_egress_domains": [],
+        "custom_egress_allowlist": True,
+        "default_egress_domains": list(limits.default_domains),
         "trial_credit_eur": 0.0,
         "trial_credit_used_eur": 0.0,
     }

@@ -11,9 +11,11 @@ from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from terpd.api.respond import optional_timestamp, timestamp
+from terpd.api.schemas.network import CredentialBody, network_object
 from terpd.api.schemas.shape import AnswerBody, RequestBody
 from terpd.control.create import CreateRequest
 from terpd.control.policy import MAX_METADATA_PAIRS
+from terpd.control.previews import Previews
 from terpd.model.errors import InvalidRequest
 from terpd.model.ids import SandboxId, parse_sandbox_id
 from terpd.model.sandbox import Network, OnTimeout, Sandbox
@@ -45,8 +47,12 @@ _EXAMPLE: JsonDict = {
     "paused_expires_at": None,
     "stored_bytes": None,
     "snapshot": None,
+    "allow_domains": None,
+    "report_only": False,
+    "secrets": [],
     "preview_auth": False,
     "preview_auth_token": None,
+    "preview_host_base": "01jg0000000000000000000000.localhost",
     "metadata": {"user": "42"},
     "volume": None,
 }
@@ -64,15 +70,21 @@ class CreateBody(RequestBody):
         None, description="Instead of a template: a snapshot's id. Template, size and network are the snapshot's"
     )
     size: str = Field("small", description="One of those in GET /v1/sandboxes/limits")
-    network: Literal["off", "restricted", "open"] = Field("off", description="Only `off` is offered")
+    network: Literal["off", "restricted", "open"] = Field(
+        "off", description="`restricted`: HTTPS to a list of names; `open`: all public addresses, on record"
+    )
     timeout_seconds: int = Field(600, description="The lease: 10 to the server's maximum, counted from RUNNING")
     on_timeout: Literal["kill", "pause"] = Field("kill", description=ON_TIMEOUT)
     auto_resume: bool = Field(False, description=AUTO_RESUME)
-    preview_auth: bool = Field(False, description="Only false: previews are not offered")
+    preview_auth: bool = Field(False, description="Previews ask for `preview_auth_token`")
     env: dict[str, str] = Field({}, description="For all commands; kept in the guest's memory only. 32 KiB in all")
     metadata: dict[str, str] = Field({}, description="64 pairs; keys to 128 bytes, values to 1024")
     region: str | None = Field(None, description="The server's own, or left out")
-    allow_domains: list[str] | None = Field(None, description="Without effect while network is `off`")
+    allow_domains: list[str] | None = Field(
+        None, description="Replaces the default list of `restricted`; names below these are meant too"
+    )
+    report_only: bool | None = Field(None, description="Let through, and report, what would be blocked for its name")
+    secrets: list[CredentialBody] = Field([], description="Used by the sandbox without holding them; 16 at most")
     volume: str | None = Field(None, description="Not offered")
 
     def to_request(self) -> CreateRequest:
@@ -85,6 +97,9 @@ class CreateBody(RequestBody):
             template=self.template,
             size=self.size,
             network=Network(self.network),
+            allow_domains=self.allow_domains,
+            report_only=self.report_only,
+            secrets=[secret.to_request() for secret in self.secrets],
             timeout_s=self.timeout_seconds,
             on_timeout=OnTimeout(self.on_timeout),
             auto_resume=self.auto_resume,
@@ -123,8 +138,12 @@ class SandboxBody(AnswerBody):
     paused_expires_at: str | None = Field(description="When a paused one is terminated; null for never")
     stored_bytes: int | None = Field(description="What a paused one takes of the server's disk, encrypted")
     snapshot: str | None = Field(description="What it was created from, if not from the template alone")
+    allow_domains: list[str] | None = Field(description="In place of the default list of `restricted`")
+    report_only: bool
+    secrets: list[str] = Field(description="Names of the credentials that it uses")
     preview_auth: bool
-    preview_auth_token: str | None
+    preview_auth_token: str | None = Field(description="For previews, in a query, a header or a cookie")
+    preview_host_base: str = Field(description="A port's preview is at `<port>-` and this")
     metadata: dict[str, str]
     volume: str | None
 
@@ -138,7 +157,7 @@ class LeaseBody(AnswerBody):
     expires_at: str
 
 
-def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
+def sandbox_object(sandbox: Sandbox, previews: Previews) -> dict[str, Any]:
     return {
         "id": sandbox.id,
         "status": sandbox.status.value,
@@ -146,7 +165,7 @@ def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
         "size": sandbox.size.name,
         "cpu": sandbox.size.vcpus,
         "memory_mb": sandbox.size.memory_mib,
-        "network": sandbox.network.value,
+        **network_object(sandbox),
         "region": sandbox.region,
         "node_id": sandbox.node_id,
         "created_at": timestamp(sandbox.created_at),
@@ -159,8 +178,10 @@ def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
         "paused_expires_at": optional_timestamp(sandbox.paused_expires_at),
         "stored_bytes": sandbox.stored_bytes,
         "snapshot": sandbox.snapshot,
-        "preview_auth": False,
-        "preview_auth_token": None,
+        "secrets": [credential.name for credential in sandbox.credentials],
+        "preview_auth": sandbox.preview_auth,
+        "preview_auth_token": previews.token(sandbox),
+        "preview_host_base": previews.host_base(sandbox.id),
         "metadata": sandbox.metadata,
         "volume": None,
     }
