@@ -112,15 +112,19 @@ class Exchange:
     async def _download(self) -> bool:
         """Return whether both switched to another protocol."""
         echo = self._filled.echo(least=_LEAST_HELD_BYTES)
-        clear = True
+        clear, ended = True, False
         while True:
             try:
                 event = self._sending.next_event()
             except h11.RemoteProtocolError:
+                if ended:
+                    raise Over from None
                 text = "What the server answered is no valid HTTP/1.1."
                 raise Refused("502 Bad Gateway", text, Reason.MALFORMED) from None
             if event is h11.NEED_DATA:
-                self._sending.receive_data(await self._server.read())
+                data = await self._server.read()
+                ended = not data
+                self._sending.receive_data(data)
             elif isinstance(event, h11.InformationalResponse):
                 if await self._interim(event, echo):
                     return True
