@@ -69,7 +69,6 @@ class Filled:
         self.fields: list[tuple[bytes, bytes]] = []
         self.used: list[str] = []
         self._echoes = echoes
-        self._places = 0
 
     def fill(self, value: bytes, known: Mapping[bytes, tuple[str, bytes]]) -> bytes:
         filled = self._replace(value, known)
@@ -92,14 +91,14 @@ class Filled:
 
     def _replace(self, text: bytes, known: Mapping[bytes, tuple[str, bytes]]) -> bytes:
         def put(found: re.Match[bytes]) -> bytes:
-            self._places += 1
-            if self._places > MAX_PLACES:
+            if len(self.used) == MAX_PLACES:
                 raise TooManyPlaces
             name, value = known[found[0]]
             self.used.append(name)
             return value
 
-        return _any_of(known).sub(put, text)  # in one pass: what was put in is not looked at again
+        # In one pass, the longest first: what was put in is not looked at again.
+        return re.sub(b"|".join(map(re.escape, _longest_first(known))), put, text)
 
 
 class Echo:
@@ -107,24 +106,31 @@ class Echo:
     Takes values out of one answer: as text, where they stand as they are, not where they are compressed or encoded.
 
     Args:
+        echoes: By value, what the guest is shown in its place.
         least: In a body, so many bytes of a value at the end of a piece are held back until more follows. 1 finds all,
             but may hold back the end of a message that somebody waits for; a larger number makes that improbable.
     """
 
+    # Without regular expressions: `re` would keep the values in its cache after they are forgotten everywhere else.
+
     def __init__(self, echoes: Mapping[bytes, bytes], *, least: int) -> None:
-        self._echoes = {value: placeholder for value, placeholder in echoes.items() if len(value) >= _MIN_ECHO_BYTES}
-        self._values = _any_of(self._echoes)
-        self._longest = max(map(len, self._echoes), default=0)
+        values = [value for value in _longest_first(echoes) if len(value) >= _MIN_ECHO_BYTES]
+        self._echoes = [(value, echoes[value]) for value in values]
+        self._longest = max(map(len, values), default=0)
         self._least = least
         self._held = b""
 
     def header(self, text: bytes) -> bytes:
         """Put the placeholder back."""
-        return self._values.sub(lambda found: self._echoes[found[0]], text)
+        for value, placeholder in self._echoes:
+            text = text.replace(value, placeholder)
+        return text
 
     def body(self, data: bytes) -> bytes:
         """Blot out; the length stays, so that Content-Length remains true. What is not returned comes later."""
-        data = self._values.sub(lambda found: b"*" * len(found[0]), self._held + data)
+        data = self._held + data
+        for value, _ in self._echoes:
+            data = data.replace(value, b"*" * len(value))
         cut = self._cut(data)
         self._held = data[cut:]
         return data[:cut]
@@ -136,17 +142,16 @@ class Echo:
 
     def _cut(self, data: bytes) -> int:
         """Return where a value begins of which the rest may follow, or the end."""
-        first = len(data)
+        cut = len(data)
         start = max(0, len(data) - self._longest + 1)
-        for value in self._echoes:
+        for value, _ in self._echoes:
             at = data.find(value[: self._least], start)
-            while 0 <= at < first:
+            while 0 <= at < cut:
                 if value.startswith(data[at:]):
-                    first = at
+                    cut = at
                 at = data.find(value[: self._least], at + 1)
-        return first
+        return cut
 
 
-def _any_of(texts: Iterable[bytes]) -> re.Pattern[bytes]:
-    """Match any of these, the longest first; of none, nothing."""
-    return re.compile(b"|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)) or rb"(?!)")
+def _longest_first(texts: Iterable[bytes]) -> list[bytes]:
+    return sorted(texts, key=len, reverse=True)
