@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -211,12 +212,14 @@ async def test_adopt_waits_for_the_former_gateway(namespaces: NamespaceHelper) -
 async def test_adopt_puts_everything_right(namespaces: NamespaceHelper) -> None:
     """Settings and rules, whoever changed them meanwhile, and an older release's too."""
     made = await namespaces.create()
-    names = ["ipv4/ip_forward", "ipv4/conf/all/route_localnet", "ipv4/conf/tap0/route_localnet"]
+    wanted = {
+        f"ipv4/conf/{scope}/{name}": value for scope in ("all", "tap0") for name, _, value in links._INTERFACE_SETTINGS
+    }
+    wanted |= {"ipv4/ip_forward": 0, "ipv6/conf/all/disable_ipv6": 1, "ipv6/conf/tap0/disable_ipv6": 1}
 
     def tamper() -> None:
-        for name in names:
-            set_network(name, 1)
-        set_network("ipv6/conf/all/disable_ipv6", 0)
+        for name, value in wanted.items():
+            set_network(name, 1 - min(value, 1))
         subprocess.run(["nft", "flush", "ruleset"], check=True)
 
     in_namespace(made.namespace, tamper)
@@ -224,17 +227,12 @@ async def test_adopt_puts_everything_right(namespaces: NamespaceHelper) -> None:
 
     adopted = await namespaces.adopt(made.tap)
 
-    def look() -> tuple[list[str], str, str]:
-        settings = [Path(f"/proc/sys/net/{name}").read_text().strip() for name in names]
-        ipv6 = Path("/proc/sys/net/ipv6/conf/tap0/disable_ipv6").read_text().strip()
-        return (
-            settings,
-            ipv6,
-            subprocess.run(["nft", "list", "ruleset"], check=True, capture_output=True).stdout.decode(),
-        )
+    def look() -> tuple[dict[str, int], str]:
+        settings = {name: int(Path(f"/proc/sys/net/{name}").read_text()) for name in wanted}
+        return settings, subprocess.run(["nft", "list", "ruleset"], check=True, capture_output=True).stdout.decode()
 
-    settings, ipv6, rules = in_namespace(adopted.namespace, look)
-    assert (settings, ipv6) == (["0", "0", "0"], "1")
+    settings, rules = in_namespace(adopted.namespace, look)
+    assert settings == wanted
     assert rules.count("policy drop") == 5
     await _works(adopted)
     await namespaces.close(adopted)
@@ -251,11 +249,13 @@ async def test_what_is_no_tap_is_refused(namespaces: NamespaceHelper, sockets: S
 async def test_a_namespace_with_other_links_is_not_taken_over(namespaces: NamespaceHelper, sockets: Sockets) -> None:
     """A TAP of somebody else's, by a mistaken descriptor: nothing there may be changed."""
 
-    def add_bridge() -> None:
-        subprocess.run(["ip", "link", "add", "br0", "type", "bridge"], check=True)
+    def add_link() -> int:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        fcntl.ioctl(fd, links._TUNSETIFF, links._IFREQ.pack(b"tap1", 0x5002))
         subprocess.run(["nft", "flush", "ruleset"], check=True)
+        return fd
 
-    in_namespace(sockets.namespace, add_bridge)
+    other = in_namespace(sockets.namespace, add_link)
 
     with pytest.raises(Unavailable, match="other links"):
         await namespaces.adopt(sockets.tap)
@@ -264,6 +264,7 @@ async def test_a_namespace_with_other_links_is_not_taken_over(namespaces: Namesp
         sockets.namespace, lambda: subprocess.run(["nft", "list", "ruleset"], check=True, capture_output=True).stdout
     )
     assert listed == b""
+    os.close(other)
 
 
 async def test_the_hosts_own_namespace_is_refused(namespaces: NamespaceHelper) -> None:
@@ -389,7 +390,7 @@ async def test_an_empty_pool_makes_one(namespaces: NamespaceHelper) -> None:
 
 async def test_the_tap_is_what_qemu_expects(sockets: Sockets) -> None:
     """QEMU is given the descriptor and asks it for its kind."""
-    name, flags = links._IFREQ.unpack(links.fcntl.ioctl(sockets.tap, links._TUNGETIFF, bytes(links._IFREQ.size)))
+    name, flags = links._IFREQ.unpack(fcntl.ioctl(sockets.tap, links._TUNGETIFF, bytes(links._IFREQ.size)))
 
     assert name.rstrip(b"\0") == b"tap0"
     assert flags & 0x5002 == 0x5002  # IFF_TAP | IFF_NO_PI | IFF_VNET_HDR

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
 
 _RTM_SETLINK, _RTM_NEWADDR, _RTM_NEWROUTE, _RTM_NEWNEIGH = 19, 20, 24, 28
@@ -13,7 +13,8 @@ _REQUEST, _ACK, _REPLACE, _CREATE = 0x1, 0x4, 0x100, 0x400
 _NLMSG_ERROR = 2
 _HEADER = struct.Struct("=IHHII")
 _IFF_UP = 0x1
-_IFLA_ADDRESS = 1
+_IFLA_ADDRESS, _IFLA_AF_SPEC = 1, 26
+_IFLA_INET_CONF = 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_OIF = 4
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL = 254, 4, 254, 2
@@ -23,9 +24,15 @@ _NUD_PERMANENT = 0x80
 Request = tuple[int, bytes]
 
 
-def link_up(index: int, mac: str | None = None) -> Request:
+def link_up(index: int, mac: str | None = None, settings: Mapping[int, int] | None = None) -> Request:
+    """*settings* are those of the link's IPv4 stack, by IPV4_DEVCONF_* of linux/ip.h."""
     body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, _IFF_UP, _IFF_UP)
-    return _RTM_SETLINK, body + (_attribute(_IFLA_ADDRESS, _mac(mac)) if mac else b"")
+    if mac:
+        body += _attribute(_IFLA_ADDRESS, _mac(mac))
+    if settings:
+        values = b"".join(_attribute(number, struct.pack("=I", value)) for number, value in settings.items())
+        body += _attribute(_IFLA_AF_SPEC, _attribute(socket.AF_INET, _attribute(_IFLA_INET_CONF, values)))
+    return _RTM_SETLINK, body
 
 
 def address(index: int, local: str, prefix_length: int) -> Request:

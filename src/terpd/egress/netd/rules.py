@@ -91,6 +91,7 @@ def apply_rules(*, replace: bool = False) -> None:
     Raises:
         RulesRefused
     """
+    # The library waits with select(2) and aborts at a descriptor above 1023: the helper never has that many.
     library = load_library()
     context = library.nft_ctx_new(0)  # it has a netlink socket, which belongs to the namespace
     if not context:
