@@ -329,7 +329,8 @@ class Supervisor:
         try:
             await machine.nic()
         except (StateConflict, Unavailable) as error:
-            log.warning("the network of a machine is not served", machine=machine.id, why=error.detail, **error.context)
+            why, context = error.detail, dict(error.context)
+            log.warning("the network of a machine is not served", machine=machine.id, why=why, context=context)
 
     @staticmethod
     async def _reap(machine_id: str, process: Process) -> None:

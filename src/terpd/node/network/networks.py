@@ -54,7 +54,7 @@ class Networks:
             await self._namespaces.close(await self._namespaces.create())
         except Unavailable as error:
             self._missing = error.detail
-            log.warning("no networks for sandboxes", why=error.detail, **error.context)
+            log.warning("no networks for sandboxes", why=error.detail, context=dict(error.context))
             return
         self._missing = None
         self._filling = asyncio.create_task(self._pool.run(), name="namespaces")

@@ -73,6 +73,7 @@ class Nic:
             Unavailable: Nobody listens there, or the guest does not answer.
         """
         connection = socket.socket(fileno=await self._namespaces.connect(self._sockets.namespace, port))
+        connection.setblocking(False)  # for Python, too
         try:
             async with asyncio.timeout(_DIAL_TIMEOUT_S):
                 await _connected(connection)
