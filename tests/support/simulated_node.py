@@ -276,11 +276,12 @@ class SimulatedNode:
             machine.network = None
 
     def report(self, *records: EgressRecord) -> None:
+        """Without records: the node is closed."""
         self._egress.put_nowait(records)
 
     async def egress(self) -> AsyncIterator[Sequence[EgressRecord]]:
-        while True:
-            yield await self._egress.get()
+        while records := await self._egress.get():
+            yield records
 
     async def dial(self, sandbox_id: SandboxId, port: int) -> socket.socket:
         machine = self._machine(sandbox_id)

@@ -67,13 +67,23 @@ class Egress:
     async def _add(self, records: Sequence[EgressRecord]) -> None:
         while True:
             try:
-                return await self._store.add_egress(records)
+                await self._store.add_egress(records)
             except Unavailable as error:
                 _log.warning("egress_waits", records=len(records), error=error.code, context=error.context)
             except TerpError as error:  # it would be refused again, and those behind it would wait for ever
                 _log.error("egress_lost", records=len(records), error=error.code, context=error.context)
-                return None
+                return
+            else:
+                return
             await self._clock.wait(self._never, RETRY_S)
+
+    async def drain(self) -> None:
+        """Record what a node still has that was closed; nobody waits for a store that is away then."""
+        async for records in self._node.egress():
+            try:
+                await self._store.add_egress(records)
+            except TerpError as error:
+                _log.error("egress_lost", records=len(records), error=error.code, context=error.context)
 
     async def run_pruning(self) -> None:
         """Remove what is too old, at once and every hour. Until cancelled."""

@@ -60,16 +60,17 @@ async def serve(config: Config, *, dev: bool) -> None:
         store = await open_sqlite(config.database)
         try:
             host, supervisor = await open_node(config)
+            services = Services(store, host, config.policy(), keys)
             await supervisor.open()
             try:
                 await warn_of_missing(store, keys, config.node_id)
-                services = Services(store, host, config.policy(), keys)
                 async with services.running():
                     await _answer(services, sock, config, stop, dev=dev)
                 if dev:
                     await _terminate_all(services)
             finally:
                 await supervisor.close(stop_machines=dev)
+                await services.egress.drain()  # closing the node ended what was connected
         finally:
             await store.close()
 

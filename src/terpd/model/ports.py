@@ -157,7 +157,11 @@ class Node(Protocol):
         """
 
     def egress(self) -> AsyncIterator[Sequence[EgressRecord]]:
-        """Yield what connections came to when they are over, in batches. One consumer; bounded, oldest dropped."""
+        """
+        Yield what connections came to when they are over, in batches. One consumer; bounded, oldest dropped.
+
+        It ends when the node is closed and all was taken.
+        """
 
     async def dial(self, sandbox_id: SandboxId, port: int) -> socket.socket:
         """
