@@ -24,6 +24,7 @@ from support.tls_servers import BIG_BYTES, ApiServer, ScriptedServer, read_head,
 
 from terpd.egress.authority import make_authority
 from terpd.egress.gateway import intercept as intercept_module
+from terpd.egress.gateway import intercept_exchange
 from terpd.model.network import Credential, Reason
 
 NAME = "api.example.test"
@@ -704,6 +705,23 @@ def test_an_answer_that_is_none_is_told_of(front: Front, scripted: Scripted, ans
 
     assert told.startswith(b"HTTP/1.1 502 ")
     assert front.ended().reason is Reason.MALFORMED
+
+
+def test_a_server_that_stays_silent_is_not_waited_for_without_end(
+    front: Front, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intercept_exchange, "_SILENT_S", 0.1)
+
+    def script(conn: ssl.SSLSocket) -> None:
+        with contextlib.suppress(OSError):
+            receive_all(conn)
+
+    scripted(script)
+
+    answer = front.send(b"GET / HTTP/1.1\r\n" + HOST + BEARER + b"\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 504 ")
+    assert front.ended().reason is Reason.TIMED_OUT
 
 
 def test_bytes_after_an_answer_are_no_answer_to_the_next_request(front: Front, scripted: Scripted) -> None:

@@ -33,7 +33,8 @@ from terpd.model.network import Credential, Reason
 
 _HANDSHAKE_S = 15.0  # each of both
 _HEAD_S = 15.0  # from the first byte of a head to its last; and to the first request
-_IDLE_S = 300.0  # between requests; within one there is no limit, as models think for long
+_IDLE_S = 300.0  # between requests
+_ANSWER_S = 5.0  # for a guest to take an answer of ours
 _DISTRUST = ("UNKNOWN_CA", "CERTIFICATE_UNKNOWN", "BAD_CERTIFICATE")  # alerts of a client that does not know our CA
 
 
@@ -164,8 +165,9 @@ class _Session:
     async def _refuse(self, refused: Refused) -> None:
         self._done.reason = refused.reason
         try:
-            await self._guest.write(http.refusal(refused.status, str(refused)))
-        except OSError:
+            async with asyncio.timeout(_ANSWER_S):
+                await self._guest.write(http.refusal(refused.status, str(refused)))
+        except OSError:  # TimeoutError is one
             return
         await self._guest.goodbye()
 

@@ -10,6 +10,7 @@ When the answer is complete the exchange is over, even if the body is not.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import h11
 
@@ -29,6 +30,7 @@ from terpd.egress.gateway.intercept_tls import TlsStream
 from terpd.model.network import Reason
 
 _MAX_AHEAD_BYTES = 64 * 1024  # of what a guest sends before it has its answer
+_SILENT_S = 900.0  # models think for long; as long as any other connection may be idle
 _LEAST_HELD_BYTES = 8  # in bodies without a length, where the reader may wait for each piece
 
 
@@ -67,10 +69,11 @@ class Exchange:
         await self._server.write(send(self._sending, request))
         upload, download = asyncio.create_task(self._upload()), asyncio.create_task(self._download())
         try:
-            await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
+            await self._first(upload, download)
             if not download.done():
                 upload.result()  # raises when the guest went away; else the server no longer listens, but may answer
-            switched = await download
+                await self._first(download)
+            switched = download.result()
         finally:
             upload.cancel()
             download.cancel()
@@ -80,6 +83,14 @@ class Exchange:
             return False
         states = (self._receiving.our_state, self._receiving.their_state, self._sending.their_state)
         return self._uploaded and all(state is h11.DONE for state in states) and not self._sending.trailing_data[0]
+
+    async def _first(self, *tasks: asyncio.Task[Any]) -> None:
+        """Wait until one of them is done. Raises Refused when no byte moves for long, on neither side."""
+        moved = -1
+        while not (await asyncio.wait(tasks, timeout=_SILENT_S, return_when=asyncio.FIRST_COMPLETED))[0]:
+            before, moved = moved, self._guest.moved + self._server.moved
+            if moved == before:
+                raise Refused("504 Gateway Timeout", "Nothing was sent for too long.", Reason.TIMED_OUT)
 
     async def _upload(self) -> None:
         """Raises Over when the guest goes away. Returns when nothing more is to be read of it."""
@@ -164,7 +175,7 @@ class Exchange:
             asyncio.create_task(_pump(self._sending.trailing_data[0], self._server, self._guest)),
         )
         try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            await self._first(*pumps)
         finally:
             for pump in pumps:
                 pump.cancel()

@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Callable
 
 CHUNK_BYTES = 64 * 1024
+_RECORD_BYTES = 16 * 1024
 _GOODBYE_S = 1.0
 
 
@@ -25,6 +26,9 @@ class TlsStream:
         server_name: Of the server that is to be verified; None: this end is the server.
         ahead: What was read from the socket before.
         count: Is told bytes received and sent, as they were on the wire.
+
+    Attributes:
+        moved: All these bytes.
     """
 
     def __init__(
@@ -36,13 +40,15 @@ class TlsStream:
         ahead: bytes = b"",
         count: Callable[[int, int], None] | None = None,
     ) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else a body's first bytes wait for its head's ACK
         self._socket = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._incoming.write(ahead)
         self._tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_name is None, server_hostname=server_name
         )
-        self._count = count or (lambda _received, _sent: None)
+        self.moved = 0
+        self._tell = count
         self._count(len(ahead), 0)
         self._sending = asyncio.Lock()  # a read may have to answer too, with a TLS 1.3 key update
         self._reading: asyncio.Task[bytes] | None = None
@@ -112,16 +118,31 @@ class TlsStream:
         except (TimeoutError, OSError):
             pass
 
+    def _count(self, received: int, sent: int) -> None:
+        self.moved += received + sent
+        if self._tell is not None:
+            self._tell(received, sent)
+
     async def _read(self) -> bytes:
-        while True:
-            try:
-                data = self._tls.read(CHUNK_BYTES)
-            except ssl.SSLWantReadError:
-                await self._flush()
-                await self._fill()
-            else:
-                await self._flush()
-                return data
+        while (data := self._decrypted()) is None:
+            await self._flush()
+            await self._fill()
+        await self._flush()
+        return data
+
+    def _decrypted(self) -> bytes | None:
+        """Records have 16 KiB at most: take several at a time. None when more must come first."""
+        pieces: list[bytes] = []
+        try:
+            while len(pieces) < CHUNK_BYTES // _RECORD_BYTES and (piece := self._tls.read(_RECORD_BYTES)):
+                pieces.append(piece)
+        except ssl.SSLWantReadError:
+            if not pieces:
+                return None
+        except ssl.SSLError:
+            if not pieces:
+                raise  # otherwise it comes again, with the next read
+        return b"".join(pieces)
 
     async def _fill(self) -> None:
         data = await asyncio.get_running_loop().sock_recv(self._socket, CHUNK_BYTES)
