@@ -316,8 +316,9 @@ def test_the_second_layer_holds_alone(case: Case, sockets: Sockets, cable: Cable
         cable.send(*case.frames)
 
         assert [catch for catch in baits.caught() if "SOCK_RAW" not in catch] == []
-    if case.name.startswith(("spoofed source", "IPv6")):
+    if case.name.startswith(("spoofed source", "IPv6", "itself")):
         assert reached(sockets) == []
+        assert cable.received() == []  # nor is it forwarded
 
 
 @pytest.mark.parametrize("case", PROHIBITED, ids=_named)

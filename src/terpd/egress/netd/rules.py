@@ -49,7 +49,6 @@ table netdev terp {{
 table inet terp {{
  chain prerouting {{
   type filter hook prerouting priority mangle; policy drop;
-  iifname != "{TAP_NAME}" drop
   meta nfproto != ipv4 drop
   ip saddr != {GUEST_ADDRESS} drop
   tcp dport != {DNS_PORT} tproxy ip to :{TCP_PORT} accept
@@ -67,7 +66,7 @@ table inet terp {{
  }}
  chain output {{
   type filter hook output priority filter; policy drop;
-  oifname != "{TAP_NAME}" drop
+  meta nfproto != ipv4 drop
   ip daddr != {GUEST_ADDRESS} drop
   ip protocol tcp accept
   udp sport {DNS_PORT} accept
