@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from terpd.egress.netd import wire
 
 _START_TIMEOUT_S = 20.0  # an interpreter's start, on a host with much else to do
 _ANSWER_TIMEOUT_S = 20.0  # milliseconds usually; the kernel may be busy removing links
+_END_TIMEOUT_S = 5.0  # of a process that was killed
 _MODULE = "terpd.egress.netd"
 
 
@@ -85,12 +87,12 @@ class HelperProcess:
         return self._made(await self._answer(number, _ANSWER_TIMEOUT_S), makes=makes)
 
     async def end(self) -> None:
-        """Kill it, and wait for its end. May be repeated."""
+        """Kill it, and wait for its end; not for long, since a system call of the kernel's may hold it. Repeatable."""
         self._lose()
         self._sock.close()
         self._process.kill()
-        # A thread: it is killed, but may be within a system call of the kernel's that lasts.
-        await asyncio.shield(asyncio.to_thread(self._process.wait))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(asyncio.to_thread(self._process.wait)), _END_TIMEOUT_S)
 
     async def _answer(self, number: int, timeout_s: float) -> wire.Message:
         if self.lost:
