@@ -24,7 +24,7 @@ from terpd.model.errors import StateConflict, TerpError
 from terpd.model.ids import SandboxId, TenantId
 from terpd.model.network import Credential, NetworkPolicy, NetworkSpec
 from terpd.model.ports import Node, Store
-from terpd.model.sandbox import Network, Sandbox, Status
+from terpd.model.sandbox import FINAL, Network, Sandbox, Status
 
 _log = structlog.get_logger(__name__)
 
@@ -173,7 +173,10 @@ class SetNetworkPolicy:
         if recorded.status in (Status.STARTING, Status.RESUMING) and (done := self._at_work.done(sandbox_id)):
             await done.wait()
         async with explaining_end(self._store, tenant, sandbox_id, "while its network was changed"):
-            return await self._networks.apply(tenant, sandbox_id)
+            sandbox = await self._networks.apply(tenant, sandbox_id)
+            if sandbox.status in FINAL:
+                raise StateConflict(f"Sandbox {sandbox_id} has ended")
+            return sandbox
 
 
 def _machine(sandbox: Sandbox) -> tuple[object, ...]:
