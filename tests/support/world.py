@@ -57,6 +57,11 @@ def _ip(*lines: str) -> None:
     subprocess.run(["ip", "-b", "-"], input="\n".join(lines), text=True, check=True)
 
 
+def add_own_address(address: str) -> None:
+    """To the calling thread's network."""
+    _ip(f"addr add {address}/32 dev lo")
+
+
 class Network:
     """A network namespace that this object keeps alive."""
 

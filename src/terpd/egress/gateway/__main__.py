@@ -1,8 +1,4 @@
-"""
-`python -m terpd.egress.gateway FD [UID]`: the process itself. Started by terpd, with its end of the control socket.
-
-Everything is imported before root is given up: what is installed for root alone is out of reach afterwards.
-"""
+"""`python -m terpd.egress.gateway FD [UID]`: the process, started by terpd with its end of the control socket."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ import sys
 
 import structlog
 
-from terpd.egress.gateway.confine import confine
 from terpd.egress.gateway.server import run
 
 
@@ -27,8 +22,7 @@ def main() -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
     control, *uid = (int(argument) for argument in sys.argv[1:])
-    confine(uid[0] if uid else None)
-    run(control)
+    run(control, uid[0] if uid else None)
 
 
 main()

@@ -9,11 +9,12 @@ import socket
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-
-import dns.asyncresolver
-import dns.exception
+from typing import TYPE_CHECKING
 
 from terpd.egress.addresses import Address
+
+if TYPE_CHECKING:
+    import dns.asyncresolver
 
 LOOKUPS = 4  # of one sandbox at a time: names whose servers are slow on purpose take few of the threads
 _TIMEOUT_S = 8.0
@@ -34,10 +35,7 @@ class Resolver:
         self._kept: OrderedDict[str, tuple[float, Sequence[Address]]] = OrderedDict()
         self._servers: dns.asyncresolver.Resolver | None = None
         if servers:
-            self._servers = dns.asyncresolver.Resolver(configure=False)
-            self._servers.nameservers = list(servers)
-            self._servers.timeout = 2.0
-            self._servers.lifetime = _TIMEOUT_S - 1
+            self._servers = _client(servers)
 
     async def resolve(self, name: str, lookups: asyncio.Semaphore) -> Sequence[Address]:
         """
@@ -71,6 +69,24 @@ class Resolver:
         return [*four, *six]
 
 
+def _client(servers: Sequence[str]) -> dns.asyncresolver.Resolver:
+    # Here, for few need it, and it is 0.1 s of a start. All of it at once: later this process may not read it.
+    import dns.asyncbackend  # noqa: PLC0415
+    import dns.asyncresolver  # noqa: PLC0415
+    import dns.rdata  # noqa: PLC0415
+    import dns.rdataclass  # noqa: PLC0415
+    import dns.rdatatype  # noqa: PLC0415
+
+    dns.asyncbackend.set_default_backend("asyncio")
+    for kind in ("A", "AAAA", "CNAME", "SOA", "OPT"):
+        dns.rdata.get_rdata_class(dns.rdataclass.IN, dns.rdatatype.from_text(kind))  # type: ignore[no-untyped-call]
+    client = dns.asyncresolver.Resolver(configure=False)
+    client.nameservers = list(servers)
+    client.timeout = 2.0
+    client.lifetime = _TIMEOUT_S - 1
+    return client
+
+
 def _host_lookup(name: str) -> Sequence[Address]:
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
@@ -80,7 +96,9 @@ def _host_lookup(name: str) -> Sequence[Address]:
 
 
 async def _query(servers: dns.asyncresolver.Resolver, name: str, kind: str) -> Sequence[Address]:
-    with contextlib.suppress(dns.exception.DNSException, OSError):
+    from dns.exception import DNSException  # noqa: PLC0415  as above
+
+    with contextlib.suppress(DNSException, OSError):
         answer = await servers.resolve(name, kind, search=False)
         return [ipaddress.ip_address(record.to_text()) for record in answer]
     return ()

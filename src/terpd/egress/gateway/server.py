@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from terpd.egress.gateway import wire
+from terpd.egress.gateway.confine import confine
 from terpd.egress.gateway.dial import Dialer
 from terpd.egress.gateway.outbox import Outbox
 from terpd.egress.gateway.sandbox import Sandbox, World
@@ -25,9 +26,12 @@ log = structlog.get_logger()
 _SWEEP_S = 15.0
 
 
-async def serve(control: socket.socket) -> None:
+async def serve(control: socket.socket, uid: int | None) -> None:
     """
     Serve until terpd is gone, then return without tidying up: the process ends, and all that it held is closed.
+
+    Args:
+        uid: What to become as soon as all is read that only root may be able to: code, settings, certificates.
 
     Raises:
         ValueError: The settings make no sense; the text says which.
@@ -38,6 +42,7 @@ async def serve(control: socket.socket) -> None:
     outbox = Outbox(control)
     world = make_world(wire.to_upstream(message["upstream"]), outbox)
     gateway = _Gateway(world, outbox)
+    confine(uid)
     sweeping = asyncio.create_task(gateway.sweep())
     outbox.acknowledge({"ready": True})
     try:
@@ -134,21 +139,21 @@ def _set(readable: asyncio.Future[None]) -> None:
         readable.set_result(None)
 
 
-def run(control_fd: int) -> None:
+def run(control_fd: int, uid: int | None) -> None:
     """Be the gateway; does not return. Threads that wait for a resolver are not waited for."""
     status = 0
     with socket.socket(fileno=control_fd) as control:
         try:
-            asyncio.run(_run(control))
+            asyncio.run(_run(control, uid))
         except ValueError as error:
             log.error("the gateway's settings make no sense", error=str(error))  # noqa: TRY400  the text says it all
             status = 2
     os._exit(status)
 
 
-async def _run(control: socket.socket) -> None:
+async def _run(control: socket.socket, uid: int | None) -> None:
     try:
-        await serve(control)
+        await serve(control, uid)
     except EOFError:
         return
     os._exit(0)
