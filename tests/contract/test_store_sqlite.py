@@ -22,6 +22,7 @@ from support.snapshots import make_snapshot
 from support.until import until
 
 from terpd.model.errors import Unavailable
+from terpd.model.network import EgressFilter
 from terpd.model.ports import SandboxFilter
 from terpd.model.sandbox import Status
 from terpd.store import open_sqlite, queries
@@ -172,6 +173,24 @@ async def test_reaper_reads_only_what_is_due(tmp_path: Path) -> None:
             assert "ix_sandboxes_node_id_status_expires_at (node_id=? AND status=?" in searches[0]
             assert "ix_sandboxes_node_id_status_paused_expires_at (node_id=? AND status=?" in searches[1]
     engine.dispose()
+
+
+async def test_connections_are_found_in_an_index(tmp_path: Path) -> None:
+    """A page of a sandbox's, and what is too old, however many there are of others."""
+    await (await open_sqlite(tmp_path / "t.db")).close()
+    engine = sqlite_engine(tmp_path / "t.db", writes=False, connections=1)
+    page = queries.select_egress(EgressFilter(before="x"))
+    with engine.connect() as connection:
+        plans = []
+        for query in (page, queries.prune_egress_of_all, queries.count_egress_of_all):
+            text = str(query.compile(dialect=engine.dialect))
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", (1,) * text.count("?")).all()
+            plans.append("\n".join(step.detail for step in plan))
+    engine.dispose()
+    assert "ix_egress_sandbox_id_id (sandbox_id=? AND id<?)" in plans[0]
+    assert "ix_egress_at (at<?)" in plans[1]
+    assert "ix_egress_sandbox_id_id (sandbox_id=?)" in plans[2]
+    assert not any("SCAN egress" in plan or "TEMP B-TREE" in plan for plan in plans)
 
 
 def _us(time: dt.datetime) -> int:

@@ -62,7 +62,7 @@ class Failing:
         self.calls: list[Sequence[EgressRecord]] = []
         self._errors = list(errors)
         self._add = world.store.add_egress
-        world.store.add_egress = self  # type: ignore[assignment, method-assign]
+        world.store.add_egress = self  # type: ignore[method-assign]
 
     async def __call__(self, records: Sequence[EgressRecord]) -> None:
         self.calls.append(records)

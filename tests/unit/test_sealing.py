@@ -128,3 +128,12 @@ def test_nothing_shows_a_secret() -> None:
     assert repr(made.secret) not in shown
     assert repr(KEY) not in shown
     assert made.secret.hex() not in made.id
+
+
+def test_derived_secrets() -> None:
+    """One for each use and each server key, the same for good; none of them is the key, or an id of it."""
+    old, new = os.urandom(32), os.urandom(32)
+    before, after = KeyRing([old]), KeyRing([new, old])
+    assert before.derive("previews") == KeyRing([old]).derive("previews")
+    assert len({before.derive("previews"), before.derive("other"), after.derive("previews"), old, new}) == 5
+    assert after.derive_all("previews") == [after.derive("previews"), before.derive("previews")]

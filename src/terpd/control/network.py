@@ -80,10 +80,6 @@ class Networks:
             else:
                 self._turns[sandbox_id] = lock, users - 1
 
-    def unsure(self, sandbox_id: SandboxId) -> None:
-        """The record is about to change."""
-        self._told.discard(sandbox_id)
-
     async def apply(self, tenant: TenantId, sandbox_id: SandboxId) -> Sandbox:
         """
         Tell the node what is recorded now, if the sandbox has a machine. Returns the sandbox.
@@ -161,7 +157,6 @@ class SetNetworkPolicy:
     ) -> Sandbox:
         async with self._networks.turn(sandbox_id):
             before = await self._store.get_sandbox(tenant, sandbox_id)
-            self._networks.unsure(sandbox_id)
             recorded = await self._store.set_network_policy(
                 tenant,
                 sandbox_id,
