@@ -69,6 +69,7 @@ async def test_host(world: Controlled) -> None:
     sandbox = await world.create(network=Network.OPEN)
     host = await world.services.previews.host(TENANT, sandbox.id, 65535)
     assert re.fullmatch(r"65535-[0-9a-z]{26}\.p\.example", host)
+    assert host == f"65535-{world.services.previews.host_base(sandbox.id)}"
     assert host.partition(".")[0].partition("-")[2].upper() == sandbox.id.removeprefix("sbx_")
     await world.services.pause(TENANT, sandbox.id)
     assert await world.services.previews.host(TENANT, sandbox.id, 65535) == host

@@ -64,7 +64,11 @@ class Previews:
                 f"Sandbox {sandbox_id} is {sandbox.status} ({sandbox.end_reason}); create a new one",
                 fields={"status": str(sandbox.status)},
             )
-        return f"{port}-{sandbox_id.removeprefix('sbx_').lower()}.{self._base}"
+        return f"{port}-{self.host_base(sandbox_id)}"
+
+    def host_base(self, sandbox_id: SandboxId) -> str:
+        """What follows the port and a hyphen in the host of every port."""
+        return f"{sandbox_id.removeprefix('sbx_').lower()}.{self._base}"
 
     def token(self, sandbox: Sandbox) -> str | None:
         """What its previews ask for; None when they ask for nothing."""
