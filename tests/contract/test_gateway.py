@@ -11,7 +11,9 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import dns.flags
@@ -21,10 +23,11 @@ import pytest
 from support.until import until
 from support.world import NAME_SERVER, Cell, World, add_own_address, client_hello, moved, running_world
 
+from terpd.egress.authority import certificate_for, make_authority
 from terpd.egress.client import GatewayClient
 from terpd.egress.upstream import Upstream
 from terpd.model.ids import SandboxId, TenantId, new_sandbox_id
-from terpd.model.network import Decision, EgressRecord, NetworkPolicy, NetworkSpec, Protocol, Reason
+from terpd.model.network import Credential, Decision, EgressRecord, NetworkPolicy, NetworkSpec, Protocol, Reason
 
 TENANT = TenantId("acme")
 PUBLIC = "93.184.216.34"
@@ -62,11 +65,11 @@ class Gateway:
         self.records: list[EgressRecord] = []
         self._cells: dict[SandboxId, Cell] = {}
 
-    async def cell(self, policy: NetworkPolicy | None, port: int = 443) -> Cell:
+    async def cell(self, policy: NetworkPolicy | None, port: int = 443, credentials: Sequence[Credential] = ()) -> Cell:
         cell = Cell(port)
         self._cells[sandbox_id := new_sandbox_id()] = cell
-        network = None if policy is None else NetworkSpec(TENANT, policy)
-        await self.client.admit(sandbox_id, cell.sockets, network, None)
+        network = None if policy is None else NetworkSpec(TENANT, policy, credentials)
+        await self.client.admit(sandbox_id, cell.sockets, network, AUTHORITY)
         return cell
 
     def id_of(self, cell: Cell) -> SandboxId:
@@ -769,6 +772,81 @@ async def test_forbidden_literals_are_not_given_to_the_proxy(
         await say(guest, client_hello("any.example"))
         assert await rest(guest) == ALERT
     assert (await gateway.record()).reason is Reason.ADDRESS_FORBIDDEN
+
+
+# ---- credentials -----------------------------------------------------------------------------------
+
+AUTHORITY = make_authority("a sandbox")
+KEY = Credential("api", ("api.example",), "authorization", "placeholder", "real-value")
+
+
+@pytest.fixture
+async def api(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """A server with a certificate that the gateway trusts; returns the heads of the requests that it gets."""
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await reader.read()
+
+    public = make_authority("the world")
+    (tmp_path / "ca.pem").write_bytes(public.certificate)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    world.names["api.example"] = [PUBLIC]
+    await world.serve(PUBLIC, 443, serve, tls=certificate_for(public, "api.example"))
+    return heads
+
+
+async def _request(cell: Cell, address: str) -> bytes:
+    """What a guest that trusts its own authority gets for a request with the placeholder."""
+    trust = ssl.create_default_context(cadata=AUTHORITY.certificate.decode())
+    guest = await cell.connect(address)
+    reader, writer = await asyncio.open_connection(sock=guest, ssl=trust, server_hostname="api.example")
+    writer.write(b"GET / HTTP/1.1\r\nHost: api.example\r\nAuthorization: Bearer placeholder\r\n\r\n")
+    answer = await reader.read(1024)
+    writer.transport.abort()
+    await asyncio.sleep(0)
+    return answer
+
+
+@pytest.mark.parametrize("policy", [NetworkPolicy(allow_domains=("api.example",)), OPEN], ids=["restricted", "open"])
+async def test_a_credential_is_put_in_on_the_way_to_its_host(
+    policy: NetworkPolicy, api: list[bytes], start_gateway: StartGateway
+) -> None:
+    gateway = await start_gateway()
+    cell = await gateway.cell(policy, credentials=[KEY])
+
+    assert (await _request(cell, OTHER)).endswith(b"ok")
+
+    assert b"Authorization: Bearer real-value\r\n" in api[0]
+    record = await gateway.record()
+    assert (record.name, record.address, record.credential) == ("api.example", PUBLIC, "api")
+    assert record.decision is Decision.ALLOWED
+    assert record.bytes_out > 0 < record.bytes_in
+
+
+async def test_a_credential_that_was_lost_blocks_its_host(api: list[bytes], start_gateway: StartGateway) -> None:
+    """Rather than send the placeholder there."""
+    gateway = await start_gateway()
+    cell = await gateway.cell(OPEN, credentials=[replace(KEY, value="")])
+    with pytest.raises(ssl.SSLError):
+        await _request(cell, PUBLIC)
+    assert (await gateway.record()).reason is Reason.CREDENTIAL_LOST
+    assert api == []
+
+
+async def test_a_credential_is_not_put_in_for_a_host_with_another_certificate(
+    api: list[bytes], world: World, start_gateway: StartGateway
+) -> None:
+    await world.serve(OTHER, 443, echo, tls=certificate_for(make_authority("nobody's"), "api.example"))
+    world.names["api.example"] = [OTHER]
+    gateway = await start_gateway()
+    cell = await gateway.cell(OPEN, credentials=[KEY])
+    assert (await _request(cell, PUBLIC)).startswith(b"HTTP/1.1 502 ")
+    record = await gateway.record()
+    assert (record.decision, record.reason) == (Decision.FAILED, Reason.SERVER_UNVERIFIED)
+    assert api == []
 
 
 # ---- the process -----------------------------------------------------------------------------------

@@ -168,15 +168,18 @@ class GatewayClient:
             self._acks.pop(number, None)
 
     async def _send(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
-        loop = asyncio.get_running_loop()
-        while (control := self._control) is not None:
-            try:
-                wire.send(control, message, fds)
-            except BlockingIOError:
-                await asyncio.sleep(0.01)  # 200 KiB are under way to it: it is busy
-            else:
-                return
-        raise ConnectionError("there is no gateway", loop)
+        own = [os.dup(fd) for fd in fds]  # whoever closes them while this waits: the numbers stay these sockets'
+        try:
+            while (control := self._control) is not None:
+                try:
+                    wire.send(control, message, own)
+                except BlockingIOError:
+                    await asyncio.sleep(0.01)  # 200 KiB are under way to it: it is busy
+                else:
+                    return
+        finally:
+            _close(own)
+        raise ConnectionError("there is no gateway")
 
     def _kill(self) -> None:
         if self._process is not None:
@@ -217,22 +220,27 @@ class GatewayClient:
             async with asyncio.timeout(_READY_S):
                 await self._send({"do": "configure", "upstream": wire.from_upstream(self._upstream)})
                 await started
-                for sandbox_id in list(self._admitted):
-                    await self._admit_again(sandbox_id)
+                await self._tell_all()
         finally:
             self._acks.pop(0, None)
         log.info("the gateway serves", pid=self._process.pid, sandboxes=len(self._admitted))
         self._ready.set()
 
-    async def _admit_again(self, sandbox_id: SandboxId) -> None:
-        """Whatever changes meanwhile is told once it is `_ready`, or has not been told yet here."""
-        told = None
-        while (admitted := self._admitted.get(sandbox_id)) is not told and admitted is not None:
-            told = admitted
-            try:
-                await self._act(_admission(sandbox_id, admitted), admitted.fds)
-            except ValueError as error:
-                log.error("a sandbox was not admitted again", sandbox=sandbox_id, error=str(error))  # noqa: TRY400
+    async def _tell_all(self) -> None:
+        """Return when a new gateway knows what there is to know at that moment, whatever changed meanwhile."""
+        told: dict[SandboxId, _Admitted] = {}
+        while told != self._admitted:
+            for sandbox_id in told.keys() - self._admitted.keys():
+                del told[sandbox_id]
+                await self._act({"do": "dismiss", "sandbox": sandbox_id})
+            for sandbox_id, admitted in list(self._admitted.items()):
+                if told.get(sandbox_id) == admitted or self._admitted.get(sandbox_id) is not admitted:
+                    continue
+                told[sandbox_id] = admitted
+                try:
+                    await self._act(_admission(sandbox_id, admitted), admitted.fds)
+                except ValueError as error:
+                    log.error("a sandbox was not admitted again", sandbox=sandbox_id, error=str(error))  # noqa: TRY400
 
     def _spawn(self, control: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -100,7 +100,8 @@ class Connection:
         if self._task is None or self._decided is None:
             return  # what it asks for will be decided by them
         decision, reason = self._decide()
-        if decision is Decision.BLOCKED or list(self._credentials) != list(self._credentials_for(self._name)):
+        changed = self._intercepted is not None and self._credentials != self._credentials_for(self._name)
+        if decision is Decision.BLOCKED or changed:
             self._torn = True
             self._task.cancel()
         elif self._decided[0] in {Decision.ALLOWED, Decision.REPORTED}:

@@ -60,9 +60,9 @@ class Outbox:
         except BlockingIOError:
             self._waiting = True
             self._loop.add_writer(self._control.fileno(), self._go_on)
-        except OSError:
-            self._records.clear()  # terpd is gone; so are we, as soon as its end is read
-            self._acks.clear()
+        except OSError:  # terpd is gone, and so are we as soon as its end is read; or no descriptor is left
+            self._dropped += len(self._records)
+            self._records.clear()
 
     def _go_on(self) -> None:
         with contextlib.suppress(OSError):

@@ -23,7 +23,7 @@ from terpd.model.network import EgressRecord, NetworkSpec
 _BATCH = 16  # connections accepted of one sandbox before others have their turn
 _PAUSE_S = 0.1  # when this process has no descriptor left
 _NONE_LEFT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-_CLOSE_TIMEOUT_S = 5.0
+_CLOSE_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ async def serve(control: socket.socket, uid: int | None) -> None:
     try:
         while True:
             message, fds = await inbox.next()
-            await gateway.follow(message, fds)
+            gateway.follow(message, fds)
     except EOFError:
         sweeping.cancel()
 
@@ -65,21 +65,23 @@ class _Gateway:
         self._world = world
         self._outbox = outbox
         self._sandboxes: dict[SandboxId, Sandbox] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
-    async def follow(self, message: dict[str, Any], fds: Sequence[int]) -> None:
+    def follow(self, message: dict[str, Any], fds: Sequence[int]) -> None:
         """Do what is said, and say that it is done or why not."""
         sockets = [socket.socket(fileno=fd) for fd in fds]
         ack: dict[str, Any] = {"ack": message["n"]}
+        sandbox_id = SandboxId(message["sandbox"])
         try:
-            sandbox_id = SandboxId(message["sandbox"])
             match message["do"]:
                 case "admit":
-                    await self._admit(sandbox_id, sockets, message)
+                    self._admit(sandbox_id, sockets, message)
                     sockets = []
                 case "update":
                     self._update(sandbox_id, wire.to_network(message["network"]))
                 case "dismiss":
-                    await self._dismiss(sandbox_id)
+                    self._dismiss(sandbox_id, ack)
+                    return
         except (ValueError, LookupError, OSError) as error:
             log.warning("not done", act=message["do"], sandbox=message["sandbox"], error=type(error).__name__)
             ack["error"] = str(error)
@@ -94,11 +96,11 @@ class _Gateway:
             for sandbox in list(self._sandboxes.values()):
                 sandbox.end_idle()
 
-    async def _admit(self, sandbox_id: SandboxId, sockets: Sequence[socket.socket], message: dict[str, Any]) -> None:
+    def _admit(self, sandbox_id: SandboxId, sockets: Sequence[socket.socket], message: dict[str, Any]) -> None:
         tcp, dns_udp, dns_tcp = sockets
         network, authority = wire.to_network(message["network"]), wire.to_authority(message["authority"])
         sandbox = Sandbox(sandbox_id, tcp, dns_udp, dns_tcp, network, authority, self._world)
-        await self._dismiss(sandbox_id)  # it was admitted before: with other sockets, or in vain
+        self._dismiss(sandbox_id, None)  # it was admitted before: with other sockets, or in vain
         self._sandboxes[sandbox_id] = sandbox
         sandbox.start()
 
@@ -107,10 +109,17 @@ class _Gateway:
             raise LookupError("no such sandbox here")
         self._sandboxes[sandbox_id].update(network)
 
-    async def _dismiss(self, sandbox_id: SandboxId) -> None:
-        sandbox = self._sandboxes.pop(sandbox_id, None)
+    def _dismiss(self, sandbox_id: SandboxId, ack: dict[str, Any] | None) -> None:
+        """Serve it no more, and say so once its connections have ended: nobody else waits for that."""
+        closing = asyncio.create_task(self._close(self._sandboxes.pop(sandbox_id, None), ack))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def _close(self, sandbox: Sandbox | None, ack: dict[str, Any] | None) -> None:
         if sandbox is not None:
             await sandbox.close()
+        if ack is not None:
+            self._outbox.acknowledge(ack)
 
 
 class _Inbox:

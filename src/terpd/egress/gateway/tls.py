@@ -68,52 +68,37 @@ class HelloReader:
         return True
 
 
-class _Bytes:
-    """Takes fields off the front."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def __bool__(self) -> bool:
-        return self._at < len(self._data)
-
-    def take(self, count: int) -> bytes:
-        taken = self._data[self._at : self._at + count]
-        if len(taken) < count:
-            raise Malformed("a field ends early")
-        self._at += count
-        return taken
-
-    def vector(self, length_bytes: int) -> bytes:
-        return self.take(int.from_bytes(self.take(length_bytes)))
-
-
 def _server_name(hello: bytes) -> bytes | None:
-    rest = _Bytes(hello)
-    rest.take(2 + 32)  # version and random
-    rest.vector(1)  # session id
-    rest.vector(2)  # cipher suites
-    rest.vector(1)  # compression methods
-    if not rest:
+    at = _after(hello, 2 + 32, 1)  # version and random, then the session id
+    at = _after(hello, at, 2)  # cipher suites
+    at = _after(hello, at, 1)  # compression methods
+    if at == len(hello):
         return None
-    extensions = _Bytes(rest.vector(2))
-    if rest:
+    if _after(hello, at, 2) != len(hello):
         raise Malformed("bytes after the extensions")
+    at += 2
     name = None
-    while extensions:
-        kind, body = int.from_bytes(extensions.take(2)), extensions.vector(2)
+    while at < len(hello):
+        kind, start = int.from_bytes(hello[at : at + 2]), at + 4
+        at = _after(hello, at + 2, 2)
         if kind == _SERVER_NAME:
             if name is not None:  # which one counts would be the server's choice
                 raise Malformed("two server names")
-            name = _host_name(body)
+            name = _host_name(hello[start:at])
     return name
 
 
 def _host_name(body: bytes) -> bytes:
-    extension = _Bytes(body)
-    names = _Bytes(extension.vector(2))
-    kind, name = names.take(1)[0], names.vector(2)
-    if extension or names or kind != _HOST_NAME or not name:
+    """The name of a list with one."""
+    if _after(body, 0, 2) != len(body) or _after(body, 3, 2) != len(body) or body[2] != _HOST_NAME or len(body) == 5:
         raise Malformed("not one host name")
-    return name
+    return body[5:]
+
+
+def _after(data: bytes, at: int, length_bytes: int) -> int:
+    """The position after the field at *at*, which begins with its length."""
+    start = at + length_bytes
+    end = start + int.from_bytes(data[at:start])
+    if end > len(data):
+        raise Malformed("a field ends early")
+    return end
