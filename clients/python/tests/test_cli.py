@@ -372,6 +372,119 @@ def test_interrupted_exec_says_how_to_follow_it(wire, terp, play) -> None:
     assert b"--offset 1\n" in err
 
 
+CONNECTION = {
+    "id": "2",
+    "at": "2026-01-01T00:00:00.500Z",
+    "protocol": "tls",
+    "name": "a.example",
+    "address": None,
+    "port": 443,
+    "decision": "blocked",
+    "reason": "name_not_allowed",
+    "bytes_out": 517,
+    "bytes_in": 0,
+    "duration_ms": 3,
+    "credential": None,
+}
+TRAFFIC = {"bytes_out": 2000000, "bytes_in": 0, "connections": 7, "blocked": 1}
+
+
+def test_create_with_a_network(wire, terp, play) -> None:
+    """Naming hosts is enough."""
+    seen = play(("POST ", wire.sandbox))
+
+    terp("create", "--allow", "a.example", "--allow", "b.example", "--report-only", "--public-previews")
+
+    body = json.loads(seen[0][1])
+    assert (body["network"], body["allow_domains"]) == ("restricted", ["a.example", "b.example"])
+    assert (body["report_only"], body["preview_auth"]) == (True, False)
+
+
+def test_run_with_a_network(wire, terp, play, running, tmp_path: Path) -> None:
+    """The script reaches what is named, and no more."""
+    (tmp_path / "a.sh").write_text("true")
+    seen = play(("POST ", wire.sandbox), ("PUT ", {}), ("POST ", running(wire.exited())), ("DELETE ", {}))
+
+    done = terp("run", "--network", "restricted", "--allow", "a.example", str(tmp_path / "a.sh"))
+
+    assert done.returncode == 0
+    body = json.loads(seen[0][1])
+    assert (body["network"], body["allow_domains"]) == ("restricted", ["a.example"])
+
+
+def test_egress_is_listed_like_a_log(wire, terp, play) -> None:
+    """The latest last; what it came to on stderr."""
+    older = {**CONNECTION, "id": "1", "decision": "allowed", "name": "old\x1b.example", "credential": "KEY"}
+    page = {"connections": [CONNECTION, older], "traffic": TRAFFIC, "next_cursor": None}
+    path = f"GET /v1/sandboxes/{ID}/egress"
+    play(("GET ", wire.sandbox), (f"{path}?limit=200 ", page), (f"{path}?limit=1 ", page))
+    play(("GET ", wire.sandbox), (f"{path}?limit=200&decision=blocked ", page))
+
+    log, as_json = terp("egress", ID), terp("egress", ID, "--blocked", "--limit", "1", "--json")
+
+    first, last = log.stdout.decode().splitlines()
+    assert first.split()[1] == "allowed"
+    assert first.endswith("old\N{REPLACEMENT CHARACTER}.example:443  secret: KEY")
+    assert last.split() == [
+        *("2026-01-01T00:00:00Z", "blocked", "name_not_allowed", "tls", "517", "0", "a.example:443"),
+    ]
+    assert log.stderr == b"terp: in all 7 connections, 2.0 MB out, 0.0 MB in; 1 blocked\n"
+    assert [row["id"] for row in json.loads(as_json.stdout)] == ["2"]
+    assert as_json.stderr == b""
+
+
+@pytest.mark.parametrize("known", [1, 30])
+def test_egress_is_followed_to_the_sandbox_s_end(wire, terp, play, known) -> None:
+    """Each connection once, in the order of their ends; more pages are not asked for when nothing in them is new."""
+    first = [{**CONNECTION, "id": f"{n:03}"} for n in range(known, 0, -1)]
+    late = {**CONNECTION, "id": f"{known - 1:03}+"}
+    fresh = [{**CONNECTION, "id": "999"}, first[0], late]
+    path = f"GET /v1/sandboxes/{ID}/egress?limit=200&decision=blocked "
+    page = {"traffic": TRAFFIC, "next_cursor": "older" if known > 20 else None}
+    play(
+        ("GET ", wire.sandbox),
+        (path, {**page, "connections": first}),
+        ("GET ", {**wire.sandbox, "status": "terminated"}),
+        (path, {**page, "connections": fresh + first[1:]}),
+    )
+
+    done = terp("egress", ID, "--blocked", "--follow", "--limit", "1", "--json")
+
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [first[0]["id"], late["id"], "999"]
+
+
+@pytest.mark.parametrize(
+    ("args", "sent", "told"),
+    [
+        (["--allow", "a.example"], {"allow_domains": ["a.example"]}, "restricted: a.example"),
+        (["--allow-default", "--enforce"], {"allow_domains": None, "report_only": False}, "restricted: the server's"),
+        (["--allow-nothing", "--report-only"], {"allow_domains": [], "report_only": True}, "restricted: nothing; the"),
+        (["--network", "open"], {"network": "open"}, "open: all public addresses"),
+    ],
+)
+def test_network_is_set(wire, terp, play, args, sent, told) -> None:
+    """What is not given is not sent."""
+    answer = {"network": "restricted", "allow_domains": ["a.example"], "report_only": False, **sent}
+    seen = play(("GET ", wire.sandbox), (f"PATCH /v1/sandboxes/{ID}/network ", answer))
+
+    done = terp("network", "set", ID, *args)
+
+    assert json.loads(seen[1][1]) == sent
+    assert done.stdout.decode() == f"{ID}\n"
+    assert done.stderr.decode().startswith(f"terp: {told}")
+
+
+def test_url_is_all_that_a_browser_needs(wire, terp, play) -> None:
+    """Address and token."""
+    sandbox = {**wire.sandbox, "preview_auth_token": "t0ken"}
+    play(("GET ", sandbox), (f"GET /v1/sandboxes/{ID}/host?port=8000 ", {"host": "8000-x.localhost"}))
+
+    done = terp("url", ID, "8000")
+
+    port = wire.url.rpartition(":")[2]
+    assert done.stdout.decode() == f"http://8000-x.localhost:{port}/?ork_preview_token=t0ken\n"
+
+
 def test_rm_goes_on_after_a_failure(wire, terp, play) -> None:
     """Each id is told: the removed on stdout, the others on stderr."""
     play(
@@ -441,6 +554,10 @@ def test_broken_download_leaves_the_old_file(wire, terp, play, tmp_path) -> None
         ["cp", "a", "b"],
         ["create", "-m", "x"],
         ["snapshot", "rm"],
+        ["network", "set", "sbx_1"],
+        ["network", "set", "sbx_1", "--allow", "a.example", "--allow-nothing"],
+        ["url", "sbx_1", "0"],
+        ["egress", "sbx_1", "--limit", "0"],
         ["attach", "sbx_1", "cmd_1", "--offset", "-1"],
         ["create", "-e", "NOT_SET_ANYWHERE"],
     ],
@@ -469,11 +586,11 @@ def test_failures_are_one_line(terp, args: list[str], env: dict[str, str], messa
     assert done.stdout == b""
 
 
-COMMANDS = ["run", "exec", "attach", "create", "ls", "rm", "pause", "resume", "fork", "cp"]
+COMMANDS = ["run", "exec", "attach", "create", "ls", "rm", "pause", "resume", "fork", "cp", "egress", "url"]
 SNAPSHOT_COMMANDS = [f"snapshot {command}" for command in ("create", "ls", "rm")]
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *SNAPSHOT_COMMANDS])
+@pytest.mark.parametrize("command", [*COMMANDS, *SNAPSHOT_COMMANDS, "network set"])
 def test_help_shows_an_example(command: str) -> None:
     """One that can be copied."""
     assert f"Example: terp {command} " in CliRunner().invoke(app, [*command.split(), "--help"]).stdout

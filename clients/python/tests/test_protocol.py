@@ -19,13 +19,14 @@ from terp import (
     LimitExceeded,
     PartialWrite,
     RequestTimeout,
+    Secret,
     TerpError,
     Unauthenticated,
     Unavailable,
 )
 from terp.protocol.batches import MAX_BATCH_BYTES, MAX_ROWS, plan_batches
 from terp.protocol.replies import read_error
-from terp.protocol.requests import Repeat
+from terp.protocol.requests import Life, Reach, Repeat, create, preview_url
 from terp.protocol.retry import plan_retry
 from terp.protocol.settings import resolve_settings
 
@@ -158,12 +159,27 @@ def test_no_key() -> None:
 
 
 def test_secrets_stay_out_of_representations() -> None:
-    """A traceback with local variables shows neither key nor env."""
-    life = terp.protocol.requests.Life(1, "kill", auto_resume=False, env={"A": "s3cret"}, metadata={})
-    request = terp.protocol.requests.create(template="t", snapshot=None, size="s", network="off", life=life)
+    """A traceback with local variables shows neither key nor env nor a credential's value."""
+    life = Life(1, "kill", auto_resume=False, env={"A": "s3cret"}, metadata={})
+    secret = Secret("A", "example.com", "s3cret")
+    reach = Reach(None, None, None, [secret], preview_auth=True)
+    request = create(template="t", snapshot=None, size="s", life=life, reach=reach)
 
-    assert "s3cret" not in repr(request)
+    assert "s3cret" in str(request.body)
+    assert "s3cret" not in repr((request, life, reach, secret))
     assert "s3cret" not in repr(resolve_settings("s3cret", None, {}))
+
+
+@pytest.mark.parametrize(
+    ("base_url", "token", "url"),
+    [
+        ("http://127.0.0.1:7070", None, "http://80-x.localhost:7070/"),
+        ("https://terp.test/api", "a/b", "https://80-x.localhost/?ork_preview_token=a%2Fb"),
+    ],
+)
+def test_preview_url(base_url: str, token: str | None, url: str) -> None:
+    """Scheme and port are the API's, host and path are not."""
+    assert preview_url(base_url, "80-x.localhost", token) == url
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from terp.errors import (
     Internal,
     InvalidRequest,
     LimitExceeded,
+    NetworkBlocked,
     NotFound,
     NotOffered,
     NotPermitted,
@@ -56,6 +57,7 @@ from terp.errors import (
     Unavailable,
 )
 from terp.models import (
+    Connection,
     DeletionReceipt,
     ExecEvent,
     ExecResult,
@@ -64,11 +66,13 @@ from terp.models import (
     Limits,
     Paused,
     SandboxInfo,
+    Secret,
     SizeInfo,
     SnapshotInfo,
     Started,
     Stderr,
     Stdout,
+    Traffic,
 )
 
 __all__ = [
@@ -81,6 +85,7 @@ __all__ = [
     "CapacityUnavailable",
     "CommandFailed",
     "Conflict",
+    "Connection",
     "ConnectionFailed",
     "DeadlineExceeded",
     "DeletionReceipt",
@@ -100,6 +105,7 @@ __all__ = [
     "InvalidRequest",
     "LimitExceeded",
     "Limits",
+    "NetworkBlocked",
     "NotFound",
     "NotOffered",
     "NotPermitted",
@@ -111,6 +117,7 @@ __all__ = [
     "SandboxInfo",
     "SandboxNotFound",
     "SavedStateFault",
+    "Secret",
     "SizeInfo",
     "Snapshot",
     "SnapshotCap",
@@ -127,6 +134,7 @@ __all__ = [
     "Terp",
     "TerpError",
     "TooLarge",
+    "Traffic",
     "Unauthenticated",
     "Unavailable",
 ]

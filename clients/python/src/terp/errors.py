@@ -7,6 +7,7 @@ Everything that can go wrong, under one root.
     │   └── NotOffered            understood, but this server does not offer it
     ├── Unauthenticated           no key, or one the server does not know
     ├── Forbidden                 the key lacks a scope
+    │   └── NetworkBlocked        the sandbox's network policy forbids it
     ├── NotFound                  never existed, or another tenant's
     │   └── SandboxNotFound  TemplateNotFound  FileNotFound  ExecNotFound  SnapshotNotFound
     ├── Conflict
@@ -112,6 +113,12 @@ class Forbidden(TerpError):
     """The API key lacks a scope."""
 
     code = "forbidden"
+
+
+class NetworkBlocked(Forbidden):
+    """The sandbox's network policy forbids it, e.g. a preview of one whose network is `off`."""
+
+    code = "network_policy_blocked"
 
 
 class NotFound(TerpError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from terp.errors import CommandFailed
@@ -31,6 +31,11 @@ class SandboxInfo:
         snapshot: What it was created from, instead of a template's own start.
         paused_expires_at: When it is terminated if it stays paused; None for never, and unless it is paused.
         stored_bytes: What it takes of the server's disk while it is paused.
+        allow_domains: What `restricted` may reach, with all names below these; None for the server's default list,
+            see `Limits.default_egress_domains`.
+        report_only: Whether what would be blocked for its name is let through and reported.
+        secrets: Names of the `Secret`s that it uses.
+        preview_auth: Whether its previews ask for `preview_auth_token`.
     """
 
     id: str
@@ -50,6 +55,87 @@ class SandboxInfo:
     snapshot: str | None = None
     paused_expires_at: dt.datetime | None = None
     stored_bytes: int | None = None
+    allow_domains: tuple[str, ...] | None = None
+    report_only: bool = False
+    secrets: tuple[str, ...] = ()
+    preview_auth: bool = False
+    preview_auth_token: str | None = field(default=None, repr=False)  # who has it may see the previews
+
+
+@dataclass(frozen=True)
+class Secret:
+    """
+    A credential that a sandbox uses and never holds.
+
+        Secret("OPENAI_API_KEY", "api.openai.com", os.environ["OPENAI_API_KEY"])
+
+    In the sandbox there is a placeholder, which is worth nothing: programs find it in the variable `env` and send it as
+    they would send the value. On the way to `hosts`, and to no others, the server puts the value in its place.
+
+    Attributes:
+        name: Letters, digits, `_` and `-`. Connections that used the credential are recorded with it.
+        hosts: One name, or several; names below them are not meant.
+        value: In the server's memory only, and in no repr: after a restart of the server the sandbox can no longer use
+            it, which its connections then say (`credential_lost`).
+        header: The request header that carries it.
+        placeholder: `terp-secret-` and the name in lower case if not given.
+        env: The name in capitals, with `_` for `-`, if not given; empty for no variable.
+    """
+
+    name: str
+    hosts: str | Sequence[str]
+    value: str = field(repr=False)
+    header: str = "authorization"
+    placeholder: str | None = None
+    env: str | None = None
+
+
+@dataclass(frozen=True)
+class Connection:
+    """
+    A connection that a sandbox made or was refused, or a name that it was refused the address of.
+
+    Attributes:
+        id: Those that ended later have a greater one.
+        at: When it began.
+        protocol: `tls`, `http`, `connect`, `dns` or `tcp`; a newer server may know more, as of all that follow.
+        name: The host asked for; None when no name was.
+        address: What the server dialled; None when it dialled nothing.
+        decision: `allowed`, `reported` (let through by report_only), `blocked`, or `failed` (allowed and not reached).
+        reason: Why, e.g. `allowed_name`, `name_not_allowed`, `address_forbidden`.
+        bytes_out, bytes_in: From and to the sandbox.
+        credential: Name of the `Secret` that was put in.
+    """
+
+    id: str
+    at: dt.datetime
+    protocol: str
+    name: str | None
+    address: str | None
+    port: int
+    decision: str
+    reason: str
+    bytes_out: int
+    bytes_in: int
+    duration_ms: int
+    credential: str | None
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """
+    All of a sandbox's traffic since it was created, over pauses.
+
+    Attributes:
+        bytes_out, bytes_in: From and to the sandbox.
+        connections: That were let through, those that could not be reached included.
+        blocked: Connections and questions for names.
+    """
+
+    bytes_out: int
+    bytes_in: int
+    connections: int
+    blocked: int
 
 
 @dataclass(frozen=True)
@@ -240,6 +326,7 @@ class Limits:
         max_snapshots: Paused sandboxes; None when the server did not say.
         max_named_snapshots: Named snapshots; None when the server did not say.
         max_fork: Children of one fork; None when the server did not say.
+        default_egress_domains: What sandboxes with network `restricted` may reach unless they say otherwise.
     """
 
     plan: str
@@ -249,3 +336,4 @@ class Limits:
     max_snapshots: int | None = None
     max_named_snapshots: int | None = None
     max_fork: int | None = None
+    default_egress_domains: tuple[str, ...] = ()

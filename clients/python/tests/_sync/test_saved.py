@@ -156,6 +156,7 @@ def test_snapshot_and_what_is_created_from_it(server, client, sandbox):
         "auto_resume": True,
         "env": {},
         "metadata": {},
+        "preview_auth": True,
     }
     assert server.sent(3)["snapshot"] == "snap_1"
 

@@ -1,5 +1,5 @@
 # Generated from src/terp/_async/sandbox.py by tools/sync.py: change that one.
-"""The sandbox: create, run commands, pause, fork, terminate."""
+"""The sandbox: create, run commands, let it reach hosts, pause, fork, terminate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
+from typing import Literal
 
 from terp import pairs
 from terp._sync.client import Terp
@@ -15,11 +16,23 @@ from terp._sync.default import default_client
 from terp._sync.files import Files
 from terp._sync.snapshot import Snapshot
 from terp.errors import ConnectionFailed, RequestTimeout, StateConflict, TerpError
-from terp.models import DeletionReceipt, ExecEvent, ExecResult, Limits, Paused, SandboxInfo, Stderr, Stdout
+from terp.models import (
+    Connection,
+    DeletionReceipt,
+    ExecEvent,
+    ExecResult,
+    Limits,
+    Paused,
+    SandboxInfo,
+    Secret,
+    Stderr,
+    Stdout,
+    Traffic,
+)
 from terp.protocol import replies, requests
 from terp.protocol.events import EventParser, ExecReader
 from terp.protocol.output import Output
-from terp.protocol.requests import Life, Request
+from terp.protocol.requests import Life, Reach, Request
 
 ENDED = ("terminated", "failed")
 
@@ -55,6 +68,10 @@ class Sandbox:
         snapshot: Snapshot | str | None = None,
         size: str | None = None,
         network: str | None = None,
+        allow_domains: Sequence[str] | None = None,
+        report_only: bool | None = None,
+        secrets: Sequence[Secret] = (),
+        preview_auth: bool = True,
         timeout: int = 600,
         env: Mapping[str, str] | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -70,7 +87,16 @@ class Sandbox:
             snapshot: Start from it, or from the one of that id, instead. The new sandbox has its memory, processes and
                 files, and names and random numbers of its own.
             size: `small` if not given. With a snapshot it is the snapshot's, and so is the network.
-            network: `off`, `restricted` or `open`, as far as the server offers it; `off` if not given.
+            network: `off`: it has no network device. `restricted`: HTTPS to the hosts of a list. `open`: all public
+                addresses. Every connection is on record, see `egress`. If not given, `restricted` with allow_domains
+                or secrets, else `off`.
+            allow_domains: The list of `restricted`, names below these included, instead of the server's default
+                (`limits().default_egress_domains`).
+            report_only: Let what would be blocked for its name through, and report it: to find out what a program
+                needs.
+            secrets: Credentials that it uses without holding them.
+            preview_auth: Whether previews ask for a token, which `preview_url` adds. Without, whoever knows a
+                preview's host sees it.
             timeout: Seconds from now until it ends by itself; `set_timeout` gives it more.
             env: Environment of every command. It stays in the guest's memory and is recorded nowhere. With a snapshot
                 it is set over what that has.
@@ -91,8 +117,8 @@ class Sandbox:
             template=template,
             snapshot=snapshot.id if isinstance(snapshot, Snapshot) else snapshot,
             size=size,
-            network=network,
             life=Life(timeout, on_timeout, auto_resume, env or {}, metadata or {}),
+            reach=Reach(network, allow_domains, report_only, secrets, preview_auth),
         )
         info = replies.read_sandbox(client.call(request))
         if info.status in ENDED:
@@ -249,6 +275,83 @@ class Sandbox:
         if not reader.finished:
             raise ConnectionFailed("The stream ended before the command did; it runs on, `attach` follows it")
 
+    # ---- what it reaches, and who reaches it ----
+
+    def set_network(
+        self,
+        mode: str | None = None,
+        *,
+        allow_domains: Sequence[str] | Literal["default"] | None = None,
+        report_only: bool | None = None,
+    ) -> None:
+        """
+        Change what it may reach; what is not given stays. It holds on return, also for connections under way.
+
+        Args:
+            mode: `restricted` or `open`. One that was created with `off` has no network device, and gets none.
+            allow_domains: The new list of `restricted`; `[]` for nothing at all, `"default"` for the server's list.
+            report_only: Whether what would be blocked for its name is let through and reported.
+
+        Raises:
+            InvalidRequest: A name is none, or nothing is to be changed.
+            StateConflict: It has ended, or the change is from or to `off`.
+        """
+        request = requests.set_network(self.id, mode=mode, allow_domains=allow_domains, report_only=report_only)
+        self._info = replies.read_network(self._client.call(request), self._info)
+
+    def egress(
+        self, *, decision: str | None = None, name: str | None = None, since: dt.datetime | None = None
+    ) -> Iterator[Connection]:
+        """
+        Yield its connections, those that ended last first, asking for further pages as needed.
+
+        They are on record when they are over, and stay readable when the sandbox has ended, as long as the server
+        keeps records.
+
+        Args:
+            decision: Only those: `allowed`, `reported`, `blocked` or `failed`.
+            name: Only those to exactly this host name.
+            since: Only those that began then or later.
+        """
+        cursor = None
+        while True:
+            request = requests.egress(self.id, decision=decision, name=name, since=since, cursor=cursor)
+            connections, cursor = replies.read_egress(self._client.call(request))
+            for connection in connections:
+                yield connection
+            if cursor is None:
+                return
+
+    def traffic(self) -> Traffic:
+        """Return what it has sent and received since it was created."""
+        return replies.read_traffic(self._client.call(requests.egress(self.id, limit=1)))
+
+    def host(self, port: int) -> str:
+        """
+        Return the host name under which the server serves what listens on that port in the sandbox.
+
+        It stays the same for the sandbox's life, whether anybody listens or not.
+
+        Raises:
+            NetworkBlocked: Its network is `off`.
+            StateConflict: It has ended.
+        """
+        return replies.read_host(self._client.call(requests.host(self.id, port)))
+
+    def preview_url(self, port: int) -> str:
+        """
+        Return the address of what listens on that port in the sandbox, for HTTP and WebSockets.
+
+        Unless the sandbox was created with `preview_auth=False` the address holds a token: who has the address, can
+        use it. With `auto_resume` a request to it wakes a paused sandbox.
+
+        Raises:
+            NetworkBlocked: Its network is `off`.
+            StateConflict: It has ended.
+        """
+        host = self.host(port)
+        return requests.preview_url(self._client.settings.base_url, host, self._info.preview_auth_token)
+
     # ---- its life ----
 
     def set_timeout(self, seconds: int) -> None:
@@ -383,6 +486,10 @@ class Sandbox:
     @property
     def template(self) -> str:
         return self._info.template
+
+    @property
+    def network(self) -> str:
+        return self._info.network
 
     @property
     def created_at(self) -> dt.datetime:

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from terp import TerpError
-from terp.cli import commands, sandboxes, saved, transfer
+from terp.cli import commands, network, sandboxes, saved, transfer
 from terp.cli.interrupts import interrupts
 from terp.cli.terminal import complain, told
 
@@ -31,6 +31,9 @@ app.command("pause")(saved.pause)
 app.command("resume")(saved.resume)
 app.command("fork")(saved.fork)
 app.add_typer(saved.snapshots, name="snapshot")
+app.command("egress")(network.egress)
+app.add_typer(network.policies, name="network")
+app.command("url")(network.url)
 app.command("cp")(transfer.copy)
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,6 +53,8 @@ def run(
     *,
     template: options.Template = "python-3.12",
     size: options.Size = "small",
+    network: options.Network = None,
+    allow: options.Allow = None,
     timeout: Timeout = 600,
     env: options.Env = None,
     keep: Annotated[bool, typer.Option("--keep", help="Do not terminate the sandbox; its id goes to stderr.")] = False,
@@ -62,14 +64,23 @@ def run(
 
     Its output and exit code are passed through; its input is empty. Options stand before the script, all that
     follows is the script's. It runs with python, node, sh or bash by its suffix, else by its #! line or the template.
+    It reaches nothing on the network unless --allow or --network says so.
 
-    Example: terp run --template python-3.12 script.py --verbose
+    Example: terp run --template python-3.12 --allow api.example.com script.py --verbose
     """
     source = sys.stdin.buffer.read() if script == "-" else Path(script).read_bytes()
     name = "stdin" if script == "-" else Path(script).name
     path = f"/workspace/{name}"
     command = [*interpreter(name, source, template), path, *(args or [])]
-    with _sandbox(template, size=size, timeout=timeout + LEASE_MARGIN_S, env=env, keep=keep) as sandbox:
+    with _sandbox(
+        keep=keep,
+        template=template,
+        size=size,
+        network=network,
+        allow_domains=allow or None,
+        timeout=timeout + LEASE_MARGIN_S,
+        env=options.read_env(env),
+    ) as sandbox:
         sandbox.files.write(path, source, mode=0o755)
         code = _pass_through(sandbox.exec_stream(shlex.join(command), timeout=timeout))
     raise typer.Exit(code)
@@ -133,12 +144,11 @@ def interpreter(name: str, source: bytes, template: str) -> Sequence[str]:
 
 
 @contextlib.contextmanager
-def _sandbox(template: str, *, size: str, timeout: int, env: list[str] | None, keep: bool) -> Iterator[Sandbox]:
-    variables = options.read_env(env)
+def _sandbox(*, keep: bool, **options_of_create: Any) -> Iterator[Sandbox]:
     sandbox: Sandbox | None = None
     try:
         with interrupts.held(why="the sandbox is just being started and will be terminated"):
-            sandbox = Sandbox.create(template, size=size, timeout=timeout, env=variables)
+            sandbox = Sandbox.create(**options_of_create)
         if keep:
             complain(f"sandbox: {sandbox.id}")
         yield sandbox

@@ -17,6 +17,21 @@ NewSize = Annotated[
     str | None,
     typer.Option("--size", help="small, medium or large, as far as the server has them.", show_default="small"),
 ]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        help="off: no network. restricted: HTTPS to a list of hosts. open: all public addresses.",
+        show_default="off, or restricted with --allow",
+    ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A host that restricted may reach, names below it included, in place of the server's default list."
+        " Repeatable.",
+        metavar="HOST",
+    ),
+]
 Lease = Annotated[int, typer.Option(help="Seconds until it ends by itself.")]
 OnTimeout = Annotated[str, typer.Option(help="What happens then: kill, or pause.")]
 AutoResume = Annotated[

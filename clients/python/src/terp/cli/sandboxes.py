@@ -22,10 +22,16 @@ def create(
         str | None, typer.Option(help="Id of a snapshot to start from instead; see: terp snapshot --help")
     ] = None,
     size: options.NewSize = None,
-    network: Annotated[
-        str | None,
-        typer.Option(help="off, restricted or open, as far as the server offers it.", show_default="off"),
-    ] = None,
+    network: options.Network = None,
+    allow: options.Allow = None,
+    report_only: Annotated[
+        bool,
+        typer.Option("--report-only", help="Let through what would be blocked for its name; see: terp egress --help"),
+    ] = False,
+    public_previews: Annotated[
+        bool,
+        typer.Option("--public-previews", help="Whoever knows a preview's host sees it, without a token."),
+    ] = False,
     timeout: options.Lease = 600,
     on_timeout: options.OnTimeout = "kill",
     auto_resume: options.AutoResume = False,
@@ -38,13 +44,19 @@ def create(
 
     With --snapshot it has the memory, processes and files of the snapshot, and its template, size and network.
 
-    Example: terp create --template python-3.12 --timeout 3600 --on-timeout pause --auto-resume
+    By default it reaches nothing. --allow names hosts that it may reach over HTTPS; all else is refused, and all is
+    on record: terp egress shows it, terp network set changes it.
+
+    Example: terp create --template python-3.12 --allow example.com --allow api.example.org --timeout 3600
     """
     sandbox = Sandbox.create(
         template,
         snapshot=snapshot,
         size=size,
         network=network,
+        allow_domains=allow or None,
+        report_only=report_only or None,
+        preview_auth=not public_previews,
         timeout=timeout,
         on_timeout=on_timeout,
         auto_resume=auto_resume,

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import IO
 
-from terp import ConnectionFailed, Paused, SandboxInfo, SnapshotInfo, TerpError, Unauthenticated
+from terp import Connection, ConnectionFailed, Paused, SandboxInfo, SnapshotInfo, TerpError, Unauthenticated
 
-Info = SandboxInfo | SnapshotInfo | Paused
+Info = SandboxInfo | SnapshotInfo | Paused | Connection
 
 
 def complain(message: str) -> None:
@@ -44,6 +44,11 @@ def tell_json(found: Info | Sequence[Info]) -> None:
     """Write one JSON document to stdout, ASCII only."""
     content = [_object(info) for info in found] if isinstance(found, Sequence) else _object(found)
     print(json.dumps(content, indent=2), flush=True)  # noqa: T201
+
+
+def tell_json_line(info: Info) -> None:
+    """Write one JSON document on one line, for streams of them."""
+    print(json.dumps(_object(info)), flush=True)  # noqa: T201
 
 
 def tell_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 import posixpath
@@ -21,6 +22,7 @@ _BY_CODE: Mapping[str, type[errors.TerpError]] = {
         errors.NotOffered,
         errors.Unauthenticated,
         errors.Forbidden,
+        errors.NetworkBlocked,
         errors.NotFound,
         errors.SandboxNotFound,
         errors.TemplateNotFound,
@@ -132,6 +134,11 @@ def read_sandbox(body: Json) -> models.SandboxInfo:
             snapshot=_optional(str, body.get("snapshot")),
             paused_expires_at=_optional(_time, body.get("paused_expires_at")),
             stored_bytes=_optional(int, body.get("stored_bytes")),
+            allow_domains=_optional(_names, body.get("allow_domains")),
+            report_only=bool(body.get("report_only")),
+            secrets=_names(body.get("secrets") or ()),
+            preview_auth=bool(body.get("preview_auth")),
+            preview_auth_token=_optional(str, body.get("preview_auth_token")),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _misshapen("a sandbox", error) from error
@@ -158,6 +165,64 @@ def read_paused(body: Json) -> models.Paused:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _misshapen("a pause", error) from error
+
+
+def read_network(body: Json, info: models.SandboxInfo) -> models.SandboxInfo:
+    """Return *info* with the policy that a change of it was answered with."""
+    try:
+        return dataclasses.replace(
+            info,
+            network=str(body["network"]),
+            allow_domains=_optional(_names, body["allow_domains"]),
+            report_only=bool(body["report_only"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _misshapen("a network", error) from error
+
+
+def read_egress(body: Json) -> tuple[list[models.Connection], str | None]:
+    """Return the page's connections and the cursor of the next; None when it is the last."""
+    try:
+        connections = [
+            models.Connection(
+                id=str(row["id"]),
+                at=_time(row["at"]),
+                protocol=str(row["protocol"]),
+                name=_optional(str, row["name"]),
+                address=_optional(str, row["address"]),
+                port=int(row["port"]),
+                decision=str(row["decision"]),
+                reason=str(row["reason"]),
+                bytes_out=int(row["bytes_out"]),
+                bytes_in=int(row["bytes_in"]),
+                duration_ms=int(row["duration_ms"]),
+                credential=_optional(str, row.get("credential")),
+            )
+            for row in body["connections"]
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _misshapen("connections", error) from error
+    return connections, body.get("next_cursor") or None
+
+
+def read_traffic(body: Json) -> models.Traffic:
+    try:
+        said = body["traffic"]
+        return models.Traffic(
+            bytes_out=int(said["bytes_out"]),
+            bytes_in=int(said["bytes_in"]),
+            connections=int(said["connections"]),
+            blocked=int(said["blocked"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _misshapen("traffic", error) from error
+
+
+def read_host(body: Json) -> str:
+    host = body.get("host")
+    if not isinstance(host, str) or not host:
+        raise _misshapen("a preview's host", "no text")
+    return host
 
 
 def read_snapshot(body: Json) -> models.SnapshotInfo:
@@ -224,6 +289,7 @@ def read_limits(body: Json) -> models.Limits:
             max_snapshots=_optional(int, body.get("max_snapshots")),
             max_named_snapshots=_optional(int, body.get("max_named_snapshots")),
             max_fork=_optional(int, body.get("max_fork")),
+            default_egress_domains=_names(body.get("default_egress_domains") or ()),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _misshapen("limits", error) from error
@@ -287,6 +353,12 @@ def read_failures(body: Json) -> dict[str, errors.TerpError]:
 
 def _optional(read: Callable[[Any], _T], value: Any) -> _T | None:
     return None if value is None else read(value)
+
+
+def _names(rows: Any) -> tuple[str, ...]:
+    if not isinstance(rows, list | tuple):
+        raise TypeError(f"no list: {rows!r}")
+    return tuple(str(row) for row in rows)
 
 
 def _time(value: str) -> dt.datetime:

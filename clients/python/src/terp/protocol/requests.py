@@ -7,18 +7,22 @@ A request carries its own answer to "may it be sent twice?", so that the retry r
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import enum
 import json
 import shlex
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from terp.errors import InvalidRequest
+from terp.models import Secret
 
 _EVENTS = {"Accept": "text/event-stream, application/json"}
-PAGE_SIZE = 200  # the server's cap
+PAGE_SIZE = 200  # the server's cap for sandboxes
+DEFAULT_DOMAINS = "default"
+PREVIEW_TOKEN = "ork_preview_token"  # noqa: S105 - the name of a query field
 DEFAULT_TEMPLATE = "python-3.12"
 
 
@@ -74,17 +78,68 @@ class Life:
         }
 
 
-def create(*, template: str | None, snapshot: str | None, size: str | None, network: str | None, life: Life) -> Request:
+@dataclass(frozen=True)
+class Reach:
+    """What a new sandbox may reach, and who may reach it. What is None is left to the server, or to the snapshot."""
+
+    mode: str | None
+    allow_domains: Sequence[str] | None
+    report_only: bool | None
+    secrets: Sequence[Secret] = field(repr=False)
+    preview_auth: bool
+
+    @property
+    def default_mode(self) -> str:
+        """Who says what may be reached wants something to be reached."""
+        return "off" if self.allow_domains is None and not self.secrets else "restricted"
+
+    @property
+    def body(self) -> dict[str, object]:
+        body: dict[str, object] = {"preview_auth": self.preview_auth}
+        if self.allow_domains is not None:
+            body["allow_domains"] = _names(self.allow_domains)
+        if self.report_only is not None:
+            body["report_only"] = self.report_only
+        if self.secrets:
+            body["secrets"] = [_secret(secret) for secret in self.secrets]
+        return body
+
+
+def _secret(secret: Secret) -> dict[str, object]:
+    hosts = [secret.hosts] if isinstance(secret.hosts, str) else list(secret.hosts)
+    body: dict[str, object] = {
+        "name": secret.name,
+        "hosts": hosts,
+        "value": secret.value,
+        "header": secret.header,
+    }
+    if secret.placeholder is not None:
+        body["placeholder"] = secret.placeholder
+    if secret.env is not None:
+        body["env"] = secret.env
+    return body
+
+
+def _names(domains: Sequence[str]) -> list[str]:
+    if isinstance(domains, str):
+        raise InvalidRequest(f"allow_domains is a list of names, like [{domains!r}]")
+    return list(domains)
+
+
+def create(*, template: str | None, snapshot: str | None, size: str | None, life: Life, reach: Reach) -> Request:
     """
     Build it once per wish: the Idempotency-Key made here is what keeps a repeated create from making two.
 
     Raises:
         InvalidRequest: A snapshot is given, and with it what it brings along.
     """
-    body = life.body
+    body = life.body | reach.body
     if snapshot is None:
-        body |= {"template": template or DEFAULT_TEMPLATE, "size": size or "small", "network": network or "off"}
-    elif template is None and size is None and network is None:
+        mode = reach.mode or reach.default_mode
+        body |= {"template": template or DEFAULT_TEMPLATE, "size": size or "small", "network": mode}
+        if mode == "off":
+            del body["preview_auth"]  # it has no previews
+    elif template is None and size is None and reach.mode is None:
         body["snapshot"] = snapshot
     else:
         raise InvalidRequest("template, size and network come from the snapshot; give them or the snapshot")
@@ -128,6 +183,61 @@ def resume(sandbox_id: str) -> Request:
 
 def fork(sandbox_id: str, *, count: int, life: Life) -> Request:
     return Request("POST", _sandbox(sandbox_id, "fork"), {"count": count, **life.body})
+
+
+# ---- network -------------------------------------------------------------------------------------
+
+
+def set_network(
+    sandbox_id: str, *, mode: str | None, allow_domains: Sequence[str] | None, report_only: bool | None
+) -> Request:
+    """
+    Raises:
+        InvalidRequest: Nothing is to be changed, or the names are no list.
+    """
+    body: dict[str, object] = {}
+    if mode is not None:
+        body["network"] = mode
+    if allow_domains is not None:
+        body["allow_domains"] = None if allow_domains == DEFAULT_DOMAINS else _names(allow_domains)
+    if report_only is not None:
+        body["report_only"] = report_only
+    if not body:
+        raise InvalidRequest("Nothing to change: give a mode, allow_domains or report_only")
+    return Request("PATCH", _sandbox(sandbox_id, "network"), body, repeat=Repeat.IF_LOST)
+
+
+def egress(
+    sandbox_id: str,
+    *,
+    decision: str | None = None,
+    name: str | None = None,
+    since: dt.datetime | None = None,
+    limit: int = PAGE_SIZE,
+    cursor: str | None = None,
+) -> Request:
+    query = {"limit": str(limit)}
+    if decision is not None:
+        query["decision"] = decision
+    if name is not None:
+        query["name"] = name
+    if since is not None:
+        query["since"] = since.astimezone(dt.timezone.utc).isoformat()  # without a zone it is local, as everywhere
+    if cursor is not None:
+        query["cursor"] = cursor
+    return Request("GET", _with_query(_sandbox(sandbox_id, "egress"), query), repeat=Repeat.IF_LOST)
+
+
+def host(sandbox_id: str, port: int) -> Request:
+    return Request("GET", _with_query(_sandbox(sandbox_id, "host"), {"port": str(port)}), repeat=Repeat.IF_LOST)
+
+
+def preview_url(base_url: str, host: str, token: str | None) -> str:
+    """Previews are served where the API is, under other host names."""
+    server = urlsplit(base_url)
+    port = "" if server.port is None else f":{server.port}"
+    query = "" if token is None else "?" + urlencode({PREVIEW_TOKEN: token})
+    return f"{server.scheme}://{host}{port}/{query}"
 
 
 # ---- snapshots and receipts ----------------------------------------------------------------------
