@@ -319,6 +319,18 @@ async def test_plain_http_passes_to_package_hosts_once_a_connection(world: World
     assert (record.protocol, record.decision, record.name) == (Protocol.HTTP, Decision.ALLOWED, "apt.example")
 
 
+async def test_a_guest_that_has_its_answer_and_goes_ends_the_connection(world: World, gateway: Gateway) -> None:
+    """Also when the server keeps it open, although it was told not to."""
+    await world.serve(PUBLIC, 80, _answer_each_request)
+    cell = await gateway.cell(RESTRICTED, port=80)
+    with await cell.connect(PUBLIC) as guest:
+        await say(guest, b"POST / HTTP/1.1\r\nHost: apt.example\r\nContent-Length: 2\r\n\r\nok")
+        await received_until(guest, b"\r\n\r\n", times=2)
+    record = await gateway.record()
+    assert record.decision is Decision.ALLOWED
+    assert record.bytes_out > 0 < record.bytes_in
+
+
 async def test_a_request_by_url_is_sent_on_as_a_path(world: World, gateway: Gateway) -> None:
     await world.serve(PUBLIC, 80, _answer_each_request)
     cell = await gateway.cell(RESTRICTED, port=3128)

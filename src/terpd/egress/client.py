@@ -51,7 +51,8 @@ class _Admitted:
 
 class GatewayClient:
     """
-    The port Gateway. `open` it, and `close` it at the end.
+    The port Gateway. `open` it, and `close` it at the end. `admit` and `update` also raise ValueError, for a list of
+    domains that cannot be read; all is then as before, or as after a dismissal.
 
     Args:
         uid: What the process runs as when this one is root; nobody else's, for it can read the credentials.
@@ -106,7 +107,12 @@ class GatewayClient:
         self._admitted[sandbox_id] = admitted = _Admitted(fds, network, authority)
         if before is not None:
             _close(before.fds)
-        await self._act(_admission(sandbox_id, admitted), fds)
+        try:
+            await self._act(_admission(sandbox_id, admitted), fds)
+        except ValueError:
+            self._admitted.pop(sandbox_id, None)
+            _close(fds)
+            raise
 
     async def update(self, sandbox_id: SandboxId, network: NetworkSpec) -> None:
         admitted = self._admitted.get(sandbox_id)
@@ -115,7 +121,11 @@ class GatewayClient:
         # First here: a gateway that is started from now on is told this.
         self._admitted[sandbox_id] = replace(admitted, network=network)
         await self._until_ready()
-        await self._act({"do": "update", "sandbox": sandbox_id, "network": wire.from_network(network)})
+        try:
+            await self._act({"do": "update", "sandbox": sandbox_id, "network": wire.from_network(network)})
+        except ValueError:
+            self._admitted[sandbox_id] = admitted
+            raise
 
     async def dismiss(self, sandbox_id: SandboxId) -> None:
         admitted = self._admitted.pop(sandbox_id, None)
@@ -197,7 +207,7 @@ class GatewayClient:
                     await self._start()
                     await self._lost.wait()
                     log.error("the gateway ended", status=self._ended())
-                except (OSError, TimeoutError, EOFError) as error:
+                except (OSError, EOFError, Unavailable) as error:
                     log.error("the gateway cannot be started", error=repr(error))  # noqa: TRY400  the text says it all
                 await self._end()
                 failures = 0 if loop.time() - began > _STABLE_S else failures + 1

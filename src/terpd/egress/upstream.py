@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from terpd.egress.names import NameInvalid, parse_entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +22,31 @@ class Upstream:
         default_domains: What `restricted` allows where a policy has no list of its own. In this list, as in a
             policy's, `http://name` also allows plain HTTP on port 80, which apt's sources use.
         max_connections: Of one sandbox at the same time.
+
+    Raises:
+        ValueError: What is given makes no sense; the text names it.
     """
 
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
     resolvers: Sequence[str] = ()
     allow_addresses: Sequence[str] = ()
     default_domains: Sequence[str] = ()
     max_connections: int = 64
+
+    def __post_init__(self) -> None:
+        for text in self.resolvers:
+            ipaddress.ip_address(text)
+        for text in self.allow_addresses:
+            ipaddress.ip_network(text)
+        for text in self.default_domains:
+            try:
+                parse_entry(text)
+            except NameInvalid as error:
+                raise ValueError(f"{error}: {text}") from error
+        if self.max_connections < 1:
+            raise ValueError("at least one connection of a sandbox at the same time is needed")
+        if self.proxy is not None:
+            parts = urlsplit(self.proxy)
+            # Its password must not end up in a log.
+            if parts.scheme != "http" or not parts.hostname or parts.path not in {"", "/"} or parts.port == 0:
+                raise ValueError("an upstream proxy is given as http://[user:password@]host:port")

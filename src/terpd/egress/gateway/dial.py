@@ -32,7 +32,7 @@ class DialFailed(Exception):
 
 
 class Dialer:
-    """Raises ValueError when the operator's settings make no sense."""
+    """Makes the connections of all sandboxes."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._resolver = Resolver(upstream.resolvers)
@@ -99,8 +99,7 @@ class _Proxy:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise ValueError("a proxy is given as http://[user:password@]host:port")
+        assert parts.hostname is not None  # of an Upstream
         self._host = parts.hostname
         self._port = parts.port or 80
         self._authorization = b""

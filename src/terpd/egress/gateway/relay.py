@@ -110,8 +110,8 @@ class _Direction:
         self.ended = False
 
     def start(self) -> None:
-        if self._body is None or not self._body.done:
-            self._loop.add_reader(self._from, self._move)
+        whole = self._body is not None and self._body.done
+        self._loop.add_reader(self._from, self._watch if whole else self._move)
 
     def stop(self) -> None:
         self._loop.remove_reader(self._from)
@@ -151,9 +151,21 @@ class _Direction:
         if self._pending:
             self._wait_for_sink()
         elif self._body is not None and self._body.done:
-            self._loop.remove_reader(self._from)  # whatever else it sends: not on this connection
+            self._loop.add_reader(self._from, self._watch)
         elif self._body is None and self.carried >= _SPLICE_AFTER_BYTES:
             self._open_pipe()
+
+    def _watch(self) -> None:
+        """After the only request: see its end, and leave unread whatever else is sent."""
+        try:
+            if self._source.recv(1, socket.MSG_PEEK):
+                self._loop.remove_reader(self._from)
+            else:
+                self._finish()
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self._end(error)
 
     def _open_pipe(self) -> None:
         try:
