@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -46,6 +47,26 @@ async def test_a_reused_pid_is_a_stranger(sleeper: subprocess.Popen[bytes]) -> N
 
     assert not recorded.alive()
     assert stranger.alive()
+
+
+def test_a_descriptor_of_another_process_is_duplicated() -> None:
+    """The same open file; and none of a process that is gone, or of a number that it has not open."""
+    with tempfile.TemporaryFile() as file:
+        file.write(b"shared")
+        file.flush()
+        with subprocess.Popen(["sleep", "infinity"], pass_fds=[file.fileno()]) as popen:
+            process = Process.of(popen.pid)
+            found = process.descriptor(file.fileno())
+            with pytest.raises(OSError, match="pidfd_getfd"):
+                process.descriptor(999)
+            popen.kill()
+        try:
+            assert os.pread(found, 6, 0) == b"shared"
+            assert not os.get_inheritable(found)
+        finally:
+            os.close(found)
+    with pytest.raises(ProcessLookupError):
+        process.descriptor(0)
 
 
 async def test_kill_and_wait(sleeper: subprocess.Popen[bytes]) -> None:

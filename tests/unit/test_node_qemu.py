@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,13 @@ BOOT = Boot(kernel="/m/kernel", initrd="/m/initrd", cmdline="quiet", console_set
 def line(boot: Boot | None, layers: int = 1) -> list[str]:
     return command_line(
         "terp-x-m_1", HARDWARE, accel="tcg", qmp_fd=5, agent_fd=6, descriptors=[(1, 7)], boot=boot, layers=layers
+    )
+
+
+def networked(boot: Boot | None) -> list[str]:
+    hardware = replace(HARDWARE, nic=True)
+    return command_line(
+        "terp-x-m_1", hardware, accel="tcg", qmp_fd=5, agent_fd=6, descriptors=[(1, 7)], boot=boot, tap_fd=8
     )
 
 
@@ -34,6 +42,26 @@ def _top(argv: list[str]) -> str:
 def test_template_and_clone_have_the_same_devices(layers: int) -> None:
     """One device more or less and the state loads into a dead guest."""
     assert devices(line(BOOT)) == devices(line(None, layers))
+
+
+def test_a_network_device_comes_behind_all_others() -> None:
+    """Where there is none, all is as it was before there were any: states that were saved then can still be loaded."""
+    with_nic, without = devices(networked(None)), devices(line(None))
+
+    (nic,) = [pair for pair in with_nic if pair not in without]
+    assert [pair for pair in with_nic if pair != nic] == without
+    assert with_nic.index(nic) > max(at for at, pair in enumerate(with_nic) if pair[0] == "-device" and pair != nic)
+    assert devices(networked(BOOT)) == with_nic
+    assert "tap,id=n0,fd=8" in networked(None)
+    assert not any("tap" in word for word in line(None))
+
+
+def test_a_device_is_not_made_without_its_tap() -> None:
+    """QEMU would make up a network of its own."""
+    with pytest.raises(ValueError, match="TAP"):
+        command_line(
+            "x", replace(HARDWARE, nic=True), accel="tcg", qmp_fd=5, agent_fd=6, descriptors=[(1, 7)], boot=None
+        )
 
 
 def test_only_the_top_layer_is_written_to_and_each_has_its_own_secret() -> None:

@@ -67,7 +67,9 @@ def test_the_initramfs_holds_what_a_boot_needs(tmp_path: Path, kernel: Kernel, a
     found = unpacked(path.read_bytes())
     assert found["init"].data == agent.read_bytes()
     assert stat.S_IMODE(found["init"].mode) == 0o755
-    assert found["modules/order"].data.decode().split() == ["virtio_mmio.ko", "virtio_blk.ko"]
+    order = found["modules/order"].data.decode().split()
+    assert order[:2] == ["virtio_mmio.ko", "virtio_blk.ko"]
+    assert order[2:] == ["failover.ko", "net_failover.ko", "virtio_net.ko"]  # each needs the one before
     assert found["modules/virtio_blk.ko"].data == b"module virtio_blk"
     assert stat.S_ISCHR(found["dev/console"].mode)
     assert found["dev/console"].device == (5, 1)

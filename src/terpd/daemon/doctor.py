@@ -30,7 +30,8 @@ from terpd.node.vmm.accel import Acceleration, Trial, probe
 _MIN_FREE_DISK = 1 * GIB  # one template image with its snapshot
 _GOOD_FREE_DISK = 10 * GIB  # a handful of templates, and what sandboxes write
 _GOOD_FREE_MEMORY = 2 * GIB
-_FILES_PER_MACHINE = 8  # the daemon's: two sockets, a pidfd, and while it starts their listeners, state and pipes
+# The daemon's: two sockets, a pidfd, eight of a network, and while it starts the sockets' listeners, state and pipes.
+_FILES_PER_MACHINE = 16
 _FILES_BESIDES = 512  # database, HTTP clients
 
 

@@ -357,7 +357,7 @@ class Wake(_message.Message):
     trust: _builtins.bytes
     """processes that catch signal 63 (SIGRTMAX-1) are sent it, to renew random state of their own.
     Not to those that catch 62 as well: who catches all signals passes them on or ignores them
-    PEM certificates that programs of the guest trust besides those of its template; 64 KiB at most
+    PEM certificates that programs of the guest trust besides those of its template; 64 KiB at most.
     """
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
