@@ -11,6 +11,14 @@ ALLOWED = Allowed.parse(["pypi.example", "http://Deb.example."])
 P, R = Protocol, Reason
 
 
+def test_a_templates_package_hosts_are_allowed_over_plain_http_too() -> None:
+    allowed = ALLOWED.with_package_hosts(["mirror.example", "10.0.0.1"])
+    for protocol, port in ((P.HTTP, 80), (P.TLS, 443)):
+        assert decide(NetworkPolicy(), allowed, protocol, "mirror.example", port)[0] is Decision.ALLOWED
+    assert decide(NetworkPolicy(), allowed, P.TLS, "pypi.example", 443)[0] is Decision.ALLOWED
+    assert decide(NetworkPolicy(), allowed, P.HTTP, "pypi.example", 80)[0] is Decision.BLOCKED
+
+
 @pytest.mark.parametrize(
     ("protocol", "name", "port", "reason"),
     [

@@ -71,10 +71,13 @@ def _empty(control: socket.socket) -> None:
 
 def test_what_is_sent_is_what_arrives() -> None:
     credential = Credential("openai", ("api.example",), "authorization", "terp-secret", "value")
-    network = NetworkSpec(TenantId("acme"), NetworkPolicy(allow_domains=("a.example",)), (credential,))
+    network = NetworkSpec(
+        TenantId("acme"), NetworkPolicy(allow_domains=("a.example",)), (credential,), ("deb.example",)
+    )
     got = wire.to_network(wire.from_network(network))
     assert got is not None
     assert (got.tenant, got.policy.open, list(got.policy.allow_domains or ())) == ("acme", False, ["a.example"])
+    assert list(got.package_hosts) == ["deb.example"]
     assert got.credentials[0] == credential
     assert wire.to_authority(wire.from_authority(Authority(b"\xff", b"key"))) == Authority(b"\xff", b"key")
     assert wire.to_record(wire.from_record(RECORD)) == RECORD

@@ -10,9 +10,10 @@ Whether a connection may leave, by what it asked for. Pure; the address is looke
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from terpd.egress.names import covered, parse_entry
+from terpd.egress.names import NameInvalid, covered, normalise, parse_entry
 from terpd.model.network import Decision, NetworkPolicy, Protocol, Reason
 
 _HTTPS = 443
@@ -31,6 +32,14 @@ class Allowed:
         """Raises NameInvalid."""
         parsed = [parse_entry(entry) for entry in entries]
         return cls(frozenset(name for name, _ in parsed), frozenset(name for name, plain in parsed if plain))
+
+    def with_package_hosts(self, hosts: Iterable[str]) -> Allowed:
+        """This list and hosts over HTTP and HTTPS. What is no name, as a mirror's address, cannot be allowed."""
+        names = set()
+        for host in hosts:
+            with suppress(NameInvalid):
+                names.add(normalise(host))
+        return Allowed(frozenset((*self.names, *names)), frozenset((*self.plain_http, *names)))
 
 
 def decide(

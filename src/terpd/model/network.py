@@ -69,11 +69,18 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
-    """A machine's network: its policy, whose traffic it is, and credentials, which are kept in memory only."""
+    """
+    A machine's network: its policy, whose traffic it is, and credentials, which are kept in memory only.
+
+    Attributes:
+        package_hosts: Names that its template's package clients fetch from, set by the node. Allowed where the policy
+            has no list of its own; also over plain HTTP, which apt uses.
+    """
 
     tenant: TenantId
     policy: NetworkPolicy
     credentials: Sequence[Credential] = field(default=(), repr=False)
+    package_hosts: Sequence[str] = ()
 
 
 class Protocol(StrEnum):

@@ -102,7 +102,10 @@ class Sandbox:
             NameInvalid: Nothing has changed.
         """
         entries = network.policy.allow_domains
-        self.allowed = self.world.default if entries is None else Allowed.parse(entries)
+        if entries is None:
+            self.allowed = self.world.default.with_package_hosts(network.package_hosts)
+        else:
+            self.allowed = Allowed.parse(entries)
         self._network = network
         for connection in list(self._connections.values()):
             connection.recheck()

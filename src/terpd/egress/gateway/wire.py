@@ -90,7 +90,7 @@ def to_network(found: Mapping[str, Any] | None) -> NetworkSpec | None:
     if found is None:
         return None
     credentials = tuple(Credential(**each) for each in found["credentials"])
-    return NetworkSpec(TenantId(found["tenant"]), NetworkPolicy(**found["policy"]), credentials)
+    return NetworkSpec(TenantId(found["tenant"]), NetworkPolicy(**found["policy"]), credentials, found["package_hosts"])
 
 
 def from_authority(authority: Authority | None) -> dict[str, str] | None:
