@@ -482,7 +482,7 @@ def test_url_is_all_that_a_browser_needs(wire, terp, play) -> None:
     done = terp("url", ID, "8000")
 
     port = wire.url.rpartition(":")[2]
-    assert done.stdout.decode() == f"http://8000-x.localhost:{port}/?ork_preview_token=t0ken\n"
+    assert done.stdout.decode() == f"http://8000-x.localhost:{port}/?terp_preview_token=t0ken\n"
 
 
 def test_rm_goes_on_after_a_failure(wire, terp, play) -> None:

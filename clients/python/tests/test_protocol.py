@@ -174,7 +174,7 @@ def test_secrets_stay_out_of_representations() -> None:
     ("base_url", "token", "url"),
     [
         ("http://127.0.0.1:7070", None, "http://80-x.localhost:7070/"),
-        ("https://terp.test/api", "a/b", "https://80-x.localhost/?ork_preview_token=a%2Fb"),
+        ("https://terp.test/api", "a/b", "https://80-x.localhost/?terp_preview_token=a%2Fb"),
     ],
 )
 def test_preview_url(base_url: str, token: str | None, url: str) -> None:

@@ -200,7 +200,7 @@ def test_preview_is_where_the_server_is(server, sandbox):
     host, url = sandbox.host(80), sandbox.preview_url(80)
 
     assert host == "80-01jg.terp.test"
-    assert url == "http://80-01jg.terp.test:7070/?ork_preview_token=t0ken"
+    assert url == "http://80-01jg.terp.test:7070/?terp_preview_token=t0ken"
     assert server.calls[1:] == [f"GET /v1/sandboxes/{sandbox.id}/host?port=80"] * 2
 
 

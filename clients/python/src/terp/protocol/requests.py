@@ -22,7 +22,7 @@ from terp.models import Secret
 _EVENTS = {"Accept": "text/event-stream, application/json"}
 PAGE_SIZE = 200  # the server's cap for sandboxes
 DEFAULT_DOMAINS = "default"
-PREVIEW_TOKEN = "ork_preview_token"  # noqa: S105 - the name of a query field
+PREVIEW_TOKEN = "terp_preview_token"  # noqa: S105 - the name of a query field
 DEFAULT_TEMPLATE = "python-3.12"
 
 
