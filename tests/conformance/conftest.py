@@ -1,4 +1,7 @@
-"""The published client against three servers: a roomy one, one that is easily full, and one with low limits."""
+"""
+The published client against four servers: a roomy one, one that is easily full, one with low limits, and one in a
+network of its own, where the client is, too.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.enclave import Enclave, running_enclave
 from support.orkestr_client import OrkestrClient, ensure_interpreter
 from support.server import ALL_SCOPES, Server, StartServer
 
@@ -44,3 +48,18 @@ def client(
             "capped": {"base_url": capped_server.url, "api_key": capped_server.api_key},
         }
         yield OrkestrClient(python, server.url, server.api_key, context)
+
+
+@pytest.fixture(scope="session")
+def enclave() -> Iterator[Enclave]:
+    with running_enclave() as enclave:
+        yield enclave
+
+
+@pytest.fixture(scope="session")
+def enclosed_client(start_server: StartServer, enclave: Enclave, pytestconfig: pytest.Config) -> OrkestrClient:
+    """The client beside a server whose sandboxes can reach a few servers and nothing else there is."""
+    server = start_server("enclosed", settings={"TERP_MACHINES_CAP": "3", **enclave.settings}, prefix=enclave.prefix)
+    python = ensure_interpreter(pytestconfig.cache.mkdir("orkestr"))
+    context = {"server": {"base_url": server.url, "api_key": server.api_key}}
+    return OrkestrClient(python, server.url, server.api_key, context, prefix=enclave.prefix)

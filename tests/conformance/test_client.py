@@ -24,3 +24,9 @@ def _cases(path: Path) -> list[str]:
 def test_case(client: OrkestrClient, theme: str, case: str) -> None:
     """The case's docstring says what holds."""
     client.run(theme, case)
+
+
+@pytest.mark.parametrize("case", _cases(CASES_DIR / "networks.py"))
+def test_case_with_a_network(enclosed_client: OrkestrClient, case: str) -> None:
+    """The case's docstring says what holds."""
+    enclosed_client.run("networks", case)

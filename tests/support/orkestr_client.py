@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,19 @@ class OrkestrClient:
 
     Args:
         context: What cases may name as their parameters, by name; see `client/__main__.py`.
+        prefix: Words before the interpreter, e.g. to run it where the server is.
     """
 
     python: Path
     url: str
     api_key: str
     context: Mapping[str, Any]
+    prefix: Sequence[str] = ()
 
     def run(self, module: str, case: str) -> Any:
         """Run one case in a process of its own and return what it returns. Fails with the case's own traceback."""
         done = subprocess.run(
-            [str(self.python), str(CASES_DIR), module, case],
+            [*self.prefix, str(self.python), str(CASES_DIR), module, case],
             input=json.dumps(self.context),
             capture_output=True,
             text=True,

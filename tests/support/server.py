@@ -32,9 +32,18 @@ class Server:
         directory: Holds the data directory and the log; kept after the test by pytest's own rules.
         dev: With --dev a bootstrap key is printed and stopping ends all sandboxes; without, they live on.
         settings: Configuration by environment variable, over what the tests need everywhere.
+        prefix: Words before the server's own, e.g. to start it in a network of its own. This process may not reach it
+            there.
     """
 
-    def __init__(self, directory: Path, *, dev: bool = True, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        dev: bool = True,
+        settings: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.data_dir = directory / "data"
         self.log = directory / "server.log"
         self.host = Host(self.data_dir)
@@ -42,6 +51,7 @@ class Server:
         self.url = ""
         self._dev = dev
         self._settings = dict(settings or {})
+        self._prefix = list(prefix)
         self._port = 0
         self._client: Terp | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -75,7 +85,8 @@ class Server:
 
     def _spawn(self) -> None:
         assert not self.running
-        argv = [str(TERPD), "serve", "--host", "127.0.0.1", "--port", str(self._port), "--data-dir", str(self.data_dir)]
+        argv = [*self._prefix, str(TERPD), "serve", "--host", "127.0.0.1", "--port", str(self._port)]
+        argv += ["--data-dir", str(self.data_dir)]
         if self._dev:
             argv.append("--dev")
         with self.log.open("ab") as log:

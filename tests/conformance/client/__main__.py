@@ -6,6 +6,7 @@ A case is a public function of a module beside this one. It names what it needs 
     fresh     one of its own, terminated afterwards
     keys      API keys by what they may do
     tight     URL and keys of three tenants of a second server: room for two machines, one live sandbox a tenant
+    server    URL and key of the server, for requests that the client does not make: previews
     capped    URL and key of a third server: one paused sandbox, one named snapshot, 900 s of running, 3600 s paused
 The exit code is 0 if the case holds; else the traceback is on stderr.
 """

@@ -28,6 +28,11 @@ def _create(**options: Any) -> None:
     Sandbox.create(template="debian-12", **options).terminate()
 
 
+def _with_network(act: Callable[[Sandbox], object]) -> None:
+    with Sandbox.create(template="debian-12", network="restricted", preview_auth=True) as sbx:
+        act(sbx)
+
+
 def _paused() -> Sandbox:
     sbx = Sandbox.create(template="debian-12")
     sbx.pause()
@@ -60,8 +65,8 @@ CALLS: dict[str, Callable[[Sandbox], object]] = {
     "Sandbox.resume": lambda _: Sandbox.resume(_paused().id).terminate(),
     "Sandbox.snapshot": lambda sbx: Snapshot.delete(sbx.snapshot("name").id),
     "Sandbox.metrics": lambda sbx: sbx.metrics(),
-    "Sandbox.get_host": lambda sbx: sbx.get_host(3000),
-    "Sandbox.preview_url": lambda sbx: sbx.preview_url(3000),
+    "Sandbox.get_host": lambda _: _with_network(lambda sbx: sbx.get_host(3000)),
+    "Sandbox.preview_url": lambda _: _with_network(lambda sbx: sbx.preview_url(3000)),
     "Sandbox.exec": lambda sbx: sbx.exec("true"),
     "Sandbox.exec(background)": lambda sbx: sbx.exec("true", background=True),
     "Sandbox.exec_stream": lambda sbx: list(sbx.exec_stream("true")),
