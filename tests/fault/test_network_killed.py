@@ -34,7 +34,7 @@ async def world() -> AsyncIterator[World]:
 
 async def fetch(sandbox: Sandbox) -> str:
     """In a thread: the world is served by this one."""
-    return await asyncio.to_thread(lambda: sandbox.run(_FETCH).stdout)
+    return await asyncio.to_thread(lambda: sandbox.exec(_FETCH).stdout)
 
 
 def helpers(server: Server) -> set[int]:
