@@ -179,6 +179,10 @@ class World:
 
         self._servers.append(await asyncio.start_server(handle, sock=listener, ssl=tls))
 
+    def run(self, act: Callable[[], T]) -> T:
+        """Return what *act* returns in this network."""
+        return self._network.run(act)
+
     def listen(self, address: str, port: int) -> socket.socket:
         return self._network.socket(socket.SOCK_STREAM, (address, port))
 
