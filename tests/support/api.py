@@ -16,6 +16,7 @@ from support.simulated_node import SimulatedNode
 from terpd.api import create_app
 from terpd.api.connection import Connection
 from terpd.api.pace import Pace
+from terpd.api.previews.upgraded import Upgraded
 from terpd.control.policy import Policy
 from terpd.control.services import Services
 from terpd.model.sandbox import Size
@@ -64,7 +65,13 @@ async def running_api(
     store = await open_sqlite(directory / "terp.db")
     services = Services(store, node, policy, KEYS)
     config = uvicorn.Config(
-        create_app(services, pace=pace), port=0, log_config=None, lifespan="off", http=Connection, ws="none"
+        create_app(services, pace=pace),
+        port=0,
+        log_config=None,
+        lifespan="off",
+        http=Connection,
+        ws=Upgraded,
+        server_header=False,
     )
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from terpd.api.auth import Authenticate
 from terpd.api.metrics import Metrics
 from terpd.api.middleware import BodyLimit, Requests
 from terpd.api.pace import Pace
+from terpd.api.previews.hosts import PreviewHosts
 from terpd.api.routes import exec as exec_routes
 from terpd.api.routes import files, fork, health, limits, network, pause, receipts, sandboxes, snapshots
 from terpd.control.services import Services
@@ -53,4 +54,5 @@ def create_app(services: Services, *, pace: Pace | None = None) -> FastAPI:
     app.add_middleware(Authenticate, keys=services.keys)  # the last one added is the outermost
     app.add_middleware(BodyLimit)
     app.add_middleware(Requests, metrics=app.state.metrics)
+    app.add_middleware(PreviewHosts, previews=services.previews, metrics=app.state.metrics)
     return app

@@ -48,6 +48,16 @@ class Connection(HttpToolsProtocol):
         self._progress = True
         super().on_message_complete()
 
+    def _should_upgrade(self) -> bool:
+        """
+        Whether the connection is handed over to become one of WebSocket.
+
+        Not while an answer is on its way, which would get between, nor with a body, which would be taken for frames.
+        """
+        with_body = any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers)
+        free = self.cycle is None or self.cycle.response_complete
+        return super()._should_upgrade() and self.scope["method"] == "GET" and free and not with_body
+
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - says less than ours
         self._refuse(HTTPStatus.BAD_REQUEST, "This is no HTTP/1.1 request that this server can read", "invalid_request")
 

@@ -85,6 +85,25 @@ class Previews:
         ]
         return any(found)
 
+    def label(self, host: str) -> str | None:
+        """Return the part of a request's Host before the base, in lower case; None for one that is no preview's."""
+        name = host.partition(":")[0].lower().removesuffix(".")
+        label = name.removesuffix(f".{self._base}")
+        return label if label != name and _LABEL.fullmatch(label) else None
+
+    async def find(self, host_label: str) -> Sandbox:
+        """
+        Return the sandbox that a preview's host names; *host_label* is the part before the base.
+
+        Raises:
+            SandboxNotFound: No sandbox of this server has previews under that name.
+        """
+        sandbox_id, _ = _parse(host_label)
+        sandbox = await self._store.sandbox_of_any_tenant(sandbox_id)
+        if sandbox.network is Network.OFF:
+            raise SandboxNotFound("There is no such preview")
+        return sandbox
+
     async def open(self, host_label: str, token: str | None) -> Preview:
         """
         Connect to what a preview's host names; *host_label* is the part before the base.
@@ -99,11 +118,9 @@ class Previews:
             TerpError: As resuming raises.
         """
         sandbox_id, port = _parse(host_label)
-        sandbox = await self._store.sandbox_of_any_tenant(sandbox_id)
+        sandbox = await self.find(host_label)
         if not self.admits(sandbox, token):
             raise Unauthenticated("This preview needs its token")
-        if sandbox.network is Network.OFF:
-            raise SandboxNotFound("There is no such preview")
         awake = await self._awake(sandbox.tenant, sandbox_id)
         async with explaining_end(self._store, sandbox.tenant, sandbox_id, "before its preview was reached"):
             return Preview(awake, port, await self._node.dial(sandbox_id, port))

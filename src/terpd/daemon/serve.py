@@ -22,6 +22,7 @@ import uvicorn
 
 from terpd.api.app import create_app
 from terpd.api.connection import Connection
+from terpd.api.previews.upgraded import Upgraded
 from terpd.control.keys import SCOPES
 from terpd.control.services import Services
 from terpd.daemon.config import Config
@@ -103,7 +104,7 @@ async def _answer(services: Services, sock: socket.socket, config: Config, stop:
         create_app(services),
         loop="none",  # runs in ours
         http=Connection,
-        ws="none",
+        ws=Upgraded,
         lifespan="off",
         access_log=False,
         log_config=None,
