@@ -73,7 +73,7 @@ async def test_a_machine_without_network_has_no_device_and_no_namespace(host: Su
         assert record.tap is None
         assert record.origin.startswith("small-")
         assert "NET" not in record.origin
-        assert host.namespaces.created == 0
+        assert host.namespaces.open == []
         with pytest.raises(Unavailable, match="use network 'off'"):
             await supervisor.start_machine(spec(network=NETWORK))
         with pytest.raises(StateConflict, match="no network device"):

@@ -86,7 +86,7 @@ class Supervisor:
     async def open(self) -> None:
         """Adopt what runs, reap what has no owner, then start filling the pools."""
         self._facilities.machines.mkdir(parents=True, exist_ok=True, mode=0o711)
-        await self._facilities.networks.open()
+        self._facilities.networks.open()
         await self._facilities.vmm.sweep()
         await self._reap_unrecorded()
         directories = [each for each in self._facilities.machines.iterdir() if each.is_dir()]
@@ -202,7 +202,7 @@ class Supervisor:
         if spec.state is None:
             nic = spec.network is not None
             if nic:
-                self._facilities.networks.check()
+                await self._facilities.networks.check()
             if await self._claim(spec):
                 return
             template = await self._starter.template(spec.template, spec.size, nic=nic)

@@ -44,31 +44,25 @@ class Networks:
         self._namespaces = namespaces
         self._gateway = gateway
         self._pool = NamespacePool(namespaces, target=ready)
-        self._filling: asyncio.Task[None] | None = None
-        self._missing: str | None = "it was not started yet"
+        self._missing: str | None = None
+        self._started = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
 
-    async def open(self) -> None:
-        """Start the helpers; if they cannot be, `check` says so from then on."""
-        try:
-            await self._gateway.open()
-            await self._namespaces.close(await self._namespaces.create())
-        except Unavailable as error:
-            self._missing = error.detail
-            log.warning("no networks for sandboxes", why=error.detail, context=dict(error.context))
-            return
-        self._missing = None
-        self._filling = asyncio.create_task(self._pool.run(), name="namespaces")
+    def open(self) -> None:
+        """Begin to start the helpers, which takes half a second; who needs them waits for that."""
+        self._running = asyncio.create_task(self._run(), name="networks")
 
     async def close(self) -> None:
         """`records` ends when all are taken."""
-        if self._filling is not None:
-            self._filling.cancel()
-            await asyncio.wait([self._filling])
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
         await self._gateway.close()
         await self._namespaces.aclose()
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Raises Unavailable when no machine can have a network here."""
+        await self._started.wait()
         if self._missing is not None:
             raise Unavailable(
                 "This server cannot give sandboxes a network: use network 'off', or let its operator see what `terpd"
@@ -78,7 +72,7 @@ class Networks:
 
     async def plug(self) -> Nic:
         """A device for a new machine. Raises Unavailable."""
-        self.check()
+        await self.check()
         return Nic(await self._pool.take(), self._namespaces, self._gateway)
 
     async def adopt(self, process: Process, tap: int) -> Nic:
@@ -91,7 +85,7 @@ class Networks:
         Raises:
             Unavailable: The monitor has no such descriptor any more, or the helpers are away.
         """
-        self.check()
+        await self.check()
         try:
             ours = process.descriptor(tap)
         except OSError as error:
@@ -102,6 +96,22 @@ class Networks:
             os.close(ours)
             raise
         return Nic(sockets, self._namespaces, self._gateway)
+
+    async def _run(self) -> None:
+        try:
+            await asyncio.gather(self._gateway.open(), self._try())
+        except Exception as error:  # noqa: BLE001  whatever it is, machines without a network do not need this
+            context = dict(error.context) if isinstance(error, Unavailable) else {}
+            self._missing = str(error) or repr(error)
+            log.warning("no networks for sandboxes", why=self._missing, context=context)
+            return
+        finally:
+            self._started.set()
+        await self._pool.run()
+
+    async def _try(self) -> None:
+        """Make a namespace, to see whether this host lets us."""
+        await self._namespaces.close(await self._namespaces.create())
 
     def records(self) -> AsyncIterator[Sequence[EgressRecord]]:
         return self._gateway.records()
