@@ -58,10 +58,14 @@ def test_what_a_dead_daemon_left_is_swept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["link", "open", "file"])
 def test_a_directory_that_somebody_else_may_have_made_is_refused(tmp_path: Path, kind: str) -> None:
-    """Anybody can make one in /dev/shm; who owns it can put other files in the place of ours."""
+    """
+    Anybody can make one in /dev/shm, and who owns it can put other files in the place of ours; nor is anything removed
+    through it.
+    """
     directory = tmp_path / "terp-x"
+    (tmp_path / "elsewhere/m_1").mkdir(parents=True)
+    (tmp_path / "elsewhere/m_1/k0").write_bytes(b"not ours")
     if kind == "link":
-        (tmp_path / "elsewhere").mkdir(mode=0o711)
         directory.symlink_to(tmp_path / "elsewhere")
     elif kind == "open":
         directory.mkdir()
@@ -72,3 +76,5 @@ def test_a_directory_that_somebody_else_may_have_made_is_refused(tmp_path: Path,
 
     with pytest.raises(PermissionError), SecretFiles("x", tmpfs=tmp_path).shown("m_1", UID, SECRETS):
         raise AssertionError
+    SecretFiles("x", tmpfs=tmp_path).sweep()
+    assert (tmp_path / "elsewhere/m_1/k0").read_bytes() == b"not ours"
