@@ -46,6 +46,7 @@ class SecretFiles:
             yield paths
         finally:
             _remove(directory)
+            self._leave()
 
     def sweep(self) -> None:
         """Remove what a dead daemon left. Idempotent."""
@@ -53,7 +54,10 @@ class SecretFiles:
             return
         for directory in self._directory.iterdir():
             _remove(directory)
-        with contextlib.suppress(OSError):
+        self._leave()
+
+    def _leave(self) -> None:
+        with contextlib.suppress(OSError):  # others are shown there
             self._directory.rmdir()
 
     def _is_ours(self) -> bool:
