@@ -130,7 +130,8 @@ class Soak:
         children: list[Sandbox] = []
 
         def fork() -> None:
-            children.extend(self._server.get(subject.id).fork(self._random.choice([1, 2]), timeout=_LEASE_S))
+            count = self._random.choice([1, 2])
+            children.extend(self._server.get(subject.id).fork(count, timeout=_LEASE_S, auto_resume=True))
 
         with self._maybe_killed():
             self._attempt(fork)
