@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from support.resident import Resident
 from support.server import Server
+from support.wait import eventually
 from terp import Sandbox
 
 pytestmark = pytest.mark.vm
@@ -153,7 +154,7 @@ def test_forks_do_not_see_each_other(family: list[Sandbox]) -> None:
     for number, sandbox in enumerate(family):
         sandbox.files.write("/workspace/shared", str(number))
         sandbox.exec(f"echo {number} > /dev/shm/own").check()
-    assert answers(family, "sync; cat /workspace/shared /dev/shm/own") == ["0\n0", "1\n1", "2\n2"]
+    assert answers(family, "sync; paste /workspace/shared /dev/shm/own") == ["0\t0", "1\t1", "2\t2"]
 
 
 CATCHING = """
@@ -201,12 +202,16 @@ for number in itertools.count():
 """
     with server.create("python-3.12-bare") as source:
         source.files.write("/tmp/spawning.py", spawning)
-        for command in ("python3 /tmp/spawning.py", "sleep 1000"):
+        commands = ["sleep 1000", "python3 /tmp/spawning.py"]
+        for command in commands:
             source.exec(f"setsid {command} </dev/null >/dev/null 2>&1 &").check()
+        seen = "ps -e -o args= | grep -e '^sleep' -e '^python3'"
+        eventually(lambda: source.exec(seen).stdout.splitlines() == commands, what="both run")
         for _ in range(3):
             (child,) = source.fork()
             with child:
-                assert child.exec("pgrep -x sleep && pgrep python3 && test ! -e /tmp/failed").exit_code == 0
+                assert child.exec(seen).stdout.splitlines() == commands
+                assert child.exec("test -e /tmp/failed").exit_code == 1
 
 
 def test_a_root_that_cannot_be_written_is_no_fork(server: Server) -> None:

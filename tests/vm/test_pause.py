@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from shlex import quote
 
 import pytest
 from support.resident import Resident
@@ -217,10 +218,10 @@ device = os.open("/dev/fuse", os.O_RDWR)
 options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.mount(b"fuse", sys.argv[2].encode() if sys.argv[2:] else b"/workspace", b"fuse", 0, options) == 0
-asked = 0
+unanswered = 0
 
 def serve():
-    global asked
+    global unanswered
     while True:
         request = os.read(device, 1 << 20)
         _, opcode, unique = struct.unpack_from("<IIQ", request)
@@ -228,12 +229,12 @@ def serve():
             body = struct.pack("<IIIIHHIIHHI", 7, 31, 65536, 0, 0, 0, 65536, 1, 0, 0, 0) + bytes(28)
             os.write(device, struct.pack("<IiQ", 16 + len(body), 0, unique) + body)
         else:
-            asked += 1  # and never answers
+            unanswered += 1
 
 threading.Thread(target=serve, daemon=True).start()
 
 def answer(question):
-    return asked
+    return unanswered
 """
 
 
@@ -241,19 +242,16 @@ def test_a_file_system_in_user_space_that_never_answers(server: Server) -> None:
     """A pause waits neither for a mount on a write root whose server is stopped, nor for who waits for its answer."""
     with server.create("python-3.12-bare") as sandbox:
         resident = Resident.start(sandbox, "fuse", FUSE)
-        waiting = [
-            sandbox.exec_stream("cat /workspace/file", cwd="/run", timeout=600),
-            sandbox.exec_stream("true", cwd="/workspace", timeout=600),  # not even begun: its directory is there
-        ]
-        next(waiting[0])
+        next(sandbox.exec_stream("cat /workspace/file", cwd="/run", timeout=600))
         eventually(lambda: int(resident.ask()) > 0, what="somebody waits for an answer")
-        starting = threading.Thread(target=lambda: next(waiting[1], None), daemon=True)
-        starting.start()
+        # Its directory is there, so this one does not even begin.
+        beginning = Reader(sandbox.exec_stream("true", cwd="/workspace", timeout=600), bytearray())
 
         for _ in range(2):
             cycle(sandbox)
             assert int(resident.ask()) > 0
             assert "D" in resident.exec("ps -o state= -C cat").stdout
+        assert isinstance(beginning.error, StateConflict)
         sandbox.snapshot().delete()
         assert resident.exec("pkill -9 python3; until umount /workspace; do sleep 0.1; done").exit_code == 0
         assert sandbox.exec("pwd").stdout == "/workspace\n"
@@ -262,12 +260,12 @@ def test_a_file_system_in_user_space_that_never_answers(server: Server) -> None:
 def test_many_processes(box: Sandbox) -> None:
     """Hundreds of them stop and go on, half of them in the middle of their work."""
     start = "for i in $(seq 300); do sleep 1000 & done; for i in $(seq 5); do sh -c 'while :; do :; done' & done"
-    box.exec(f"({start}) >/dev/null 2>&1 </dev/null & wait", timeout=300).check()
-    count = "pgrep -c -x sleep; pgrep -c -f 'while :'"
-    before = box.exec(count).stdout
+    box.exec(f"setsid bash -c {quote(start + '; wait')} >/dev/null 2>&1 </dev/null &").check()
+    count = "pgrep -c -x sleep; pgrep -c -f '[w]hile :'"
+    eventually(lambda: box.exec(count).stdout == "300\n6\n", what="they run", patience_s=200)
     cycle(box)
-    assert box.exec(count).stdout == before
-    box.exec("pkill -f 'while :'; pkill -x sleep")
+    assert box.exec(count).stdout == "300\n6\n"
+    box.exec("pkill -x sleep; pkill -f '[w]hile :'")
 
 
 def test_paused_and_running_survive_the_server(start_server: StartServer) -> None:
