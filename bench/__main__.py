@@ -18,8 +18,9 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from bench.measure import Bench, Row
+from bench.measure import Bench
 from bench.raw_channel import CONSOLE_SET
+from bench.rows import Row
 from terpd.daemon.config import load
 from terpd.daemon.node import AGENT, open_workshop
 from terpd.node.template.initrd import ensure_initrd

@@ -34,6 +34,8 @@ class BareClone:
 
     guest: GuestClient
     process: subprocess.Popen[bytes]
+    qmp: Qmp
+    directory: Path
     to_resume_s: float
     to_answer_s: float
 
@@ -81,12 +83,24 @@ async def bare_clone(snapshot: TemplateSnapshot, accel: str) -> AsyncIterator[Ba
             resumed = time.monotonic()
             wake = WakeUp(secrets.token_bytes(64), time.time_ns(), "bench", secrets.token_bytes(16))
             guest = await GuestClient.connect_and_wake(directory / "agent.sock", wake, fresh=True, timeout_s=30)
-            yield BareClone(guest, process, resumed - began, time.monotonic() - began)
+            yield BareClone(guest, process, qmp, directory, resumed - began, time.monotonic() - began)
             await guest.close()
         finally:
             await qmp.close()
             process.kill()
             await asyncio.to_thread(process.wait)
+
+
+async def full_save_ms(snapshot: TemplateSnapshot, accel: str) -> float:
+    """How long QEMU takes for a save of its own of an idle machine, all of its memory, to a file."""
+    async with bare_clone(snapshot, accel) as clone:
+        began = time.monotonic()
+        await clone.qmp.execute("stop")
+        await clone.qmp.execute("migrate", {"uri": f"file:{clone.directory}/whole"})
+        while (await clone.qmp.execute("query-migrate")).get("status") not in {"completed", "failed"}:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        assert (clone.directory / "whole").stat().st_size > 1 << 20
+        return (time.monotonic() - began) * 1000
 
 
 def private_mib(pid: int) -> float:

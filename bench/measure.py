@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 from terp import AsyncSandbox, AsyncTerp
 
 from bench import raw_channel
-from bench.bare import bare_clone, private_mib
+from bench.bare import bare_clone, full_save_ms, private_mib
+from bench.rows import Row, at_least, at_most
 from bench.server import Server, server
+from bench.states import States
 from terpd.node.snapshot.template import TemplateSnapshot
 from terpd.node.vmm.definition import Boot
 
@@ -25,28 +25,6 @@ CLIENTS = 4
 WARM = 3  # machines waiting in the pool when one is claimed
 CLONES = 6  # whose memory is compared
 SETTLE_S = 3.0  # before memory is read: a guest just woken is still busy
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One measurement. `value` and `floor` share a unit; `ratio` is theirs, and `goal` says what it should be."""
-
-    name: str
-    value: float
-    floor: float
-    unit: str
-    goal: str
-    ratio: float
-    met: bool
-
-
-def at_most(bound: float, name: str, values: Sequence[float], floors: Sequence[float], unit: str) -> Row:
-    value, floor = statistics.median(values), statistics.median(floors)
-    return Row(name, value, floor, unit, f"≤ {bound}", value / floor, value / floor <= bound)
-
-
-def at_least(bound: float, name: str, value: float, floor: float, unit: str) -> Row:
-    return Row(name, value, floor, unit, f"≥ {bound:.2g}", value / floor, value / floor >= bound)
 
 
 async def milliseconds(act: Awaitable[object]) -> float:
@@ -79,6 +57,7 @@ class Bench:
                 rows.append(await self._throughput(client))
                 rows.append(await self._memory(client, cold))
                 rows += await self._files(client)
+                rows += await self._states(client)
         with server(pool=f"{self._template}/small={WARM}") as warm:
             async with self._client(warm) as client:
                 rows.insert(1, await self._create_from_pool(client, warm))
@@ -192,6 +171,10 @@ class Bench:
             at_least(0.7, "file write ÷ raw channel", write, raw.to_guest_mib_s, "MiB/s"),
             at_least(0.7, "file read ÷ raw channel", read, raw.from_guest_mib_s, "MiB/s"),
         ]
+
+    async def _states(self, client: AsyncTerp) -> list[Row]:
+        states = States(client, self._template, self._rounds, bare_ms=self._bare_ms, monitors=_monitors)
+        return await states.run(await full_save_ms(self._snapshot, self._accel))
 
 
 def _monitors() -> list[int]:

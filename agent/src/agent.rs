@@ -141,20 +141,14 @@ impl Agent {
         }
     }
 
-    /// Lets no exec start any more, and waits for those that are being started: a process that is born into a frozen
-    /// cgroup would stop before its program runs, and the thread that waits for that with it. Returns the phase before.
-    ///
-    /// # Errors
-    /// UNAVAILABLE: one is still being started after *bound*. The phase is what it was.
-    pub(crate) fn stop_starts(&self, bound: Duration) -> Result<Phase, Fault> {
+    /// Lets no exec start any more, and waits for those that are being started, at most for *bound*: one that waits for
+    /// something that does not come (an answer of a FUSE server) goes on with its start when all go on. Returns the phase
+    /// before.
+    pub(crate) fn stop_starts(&self, bound: Duration) -> Phase {
         let mut life = lock(&self.life);
         let before = std::mem::replace(&mut life.phase, Phase::Frozen);
-        let (mut life, all_over) = wait_while(&self.started, life, bound, |life| !life.starting.is_empty());
-        if all_over {
-            return Ok(before);
-        }
-        life.phase = before;
-        Err(Fault::new(Code::Unavailable, "a command is being started and does not get on"))
+        drop(wait_while(&self.started, life, bound, |life| !life.starting.is_empty()));
+        before
     }
 }
 

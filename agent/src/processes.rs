@@ -32,33 +32,33 @@ impl Status {
     }
 }
 
-/// All processes below this one: in a machine, all but the kernel's threads. There are no more of them than the kernel was
-/// told to allow.
+/// All processes below this one: in a machine, all but the kernel's threads, which are many and not looked at. There are
+/// no more of them than the kernel was told to allow.
 ///
 /// # Errors
-/// *proc* cannot be read.
+/// The kernel does not tell who is whose child (`CONFIG_PROC_CHILDREN`).
 pub(crate) fn below_us(proc: &OwnedFd) -> Result<BTreeMap<i32, Status>, Errno> {
-    let mut all = BTreeMap::new();
-    for pid in numbers_in(proc)? {
-        if let Some(status) = Status::read(proc, pid) {
-            all.insert(pid, status);
+    let mut found = BTreeMap::new();
+    let mut left = children_of(proc, getpid().as_raw_nonzero().get())?;
+    while let Some(pid) = left.pop() {
+        if let (false, Some(status)) = (found.contains_key(&pid), Status::read(proc, pid)) {
+            found.insert(pid, status);
+            // Gone meanwhile: then it has none.
+            left.extend(children_of(proc, pid).unwrap_or_default());
         }
     }
-    let us = getpid().as_raw_nonzero().get();
-    Ok(all.iter().filter(|(pid, _)| is_below(us, &all, **pid)).map(|(pid, status)| (*pid, *status)).collect())
+    Ok(found)
 }
 
-fn is_below(us: i32, all: &BTreeMap<i32, Status>, pid: i32) -> bool {
-    let mut at = pid;
-    // No chain is longer than there are processes; what was read while it changed might be a ring.
-    for _ in 0..all.len() {
-        match all.get(&at) {
-            Some(status) if status.parent == us => return true,
-            Some(status) => at = status.parent,
-            None => return false,
-        }
+fn children_of(proc: &OwnedFd, pid: i32) -> Result<Vec<i32>, Errno> {
+    let tasks = open_directory(proc, &format!("{pid}/task"))?;
+    // A thread may end meanwhile, but not all of them.
+    let texts: Vec<_> =
+        numbers_in(&tasks)?.into_iter().filter_map(|thread| read(&tasks, &format!("{thread}/children"))).collect();
+    if texts.is_empty() {
+        return Err(Errno::NOENT);
     }
-    false
+    Ok(texts.iter().flat_map(|text| text.split_ascii_whitespace()).filter_map(|word| word.parse().ok()).collect())
 }
 
 /// Whether a thread of a process below this one runs, or could.
@@ -66,10 +66,9 @@ fn is_below(us: i32, all: &BTreeMap<i32, Status>, pid: i32) -> bool {
 /// # Errors
 /// *proc* cannot be read.
 pub(crate) fn any_runs(proc: &OwnedFd) -> Result<bool, Errno> {
-    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     for pid in below_us(proc)?.into_keys() {
         // Gone meanwhile, or about to be.
-        let Ok(tasks) = rustix::fs::openat(proc, format!("{pid}/task"), directory, Mode::empty()) else { continue };
+        let Ok(tasks) = open_directory(proc, &format!("{pid}/task")) else { continue };
         for thread in numbers_in(&tasks).unwrap_or_default() {
             if read(&tasks, &format!("{thread}/stat")).is_some_and(|stat| state_of(&stat) == Some("R")) {
                 return Ok(true);
@@ -90,6 +89,11 @@ fn numbers_in(directory: &OwnedFd) -> Result<Vec<i32>, Errno> {
         found.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()));
     }
     Ok(found)
+}
+
+fn open_directory(from: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(from, path, flags, Mode::empty())
 }
 
 fn read(directory: &OwnedFd, path: &str) -> Option<String> {
@@ -114,28 +118,25 @@ mod tests {
         assert_eq!(state_of(""), None);
     }
 
-    /// A process that is nowhere below this one is left alone, and a ring of parents ends.
+    /// Children and theirs are found, and seen to run or not; nobody else is.
     #[test]
-    fn only_what_is_below_counts() {
-        let status = |parent| Status { parent, caught: 0 };
-        let all =
-            [(2, status(1)), (3, status(2)), (4, status(5)), (5, status(4)), (6, status(0)), (7, status(6))].into();
-        let below: Vec<_> = (2..=8).filter(|pid| is_below(1, &all, *pid)).collect();
-        assert_eq!(below, [2, 3]);
-    }
-
-    /// A child of this process is found, and seen to run or not.
-    #[test]
-    fn children_are_seen() {
+    fn descendants_are_seen() {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc = rustix::fs::open("/proc", flags, Mode::empty()).unwrap();
-        let mut child = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let us = i32::try_from(std::process::id()).unwrap();
+        let mut child = std::process::Command::new("sh").args(["-c", "(while :; do :; done) & wait"]).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        assert_eq!(
-            below_us(&proc).unwrap().get(&pid).map(|status| status.parent),
-            Some(i32::try_from(std::process::id()).unwrap())
-        );
+        let grandchild = loop {
+            let found = below_us(&proc).unwrap();
+            assert_eq!(found.get(&pid).map(|status| status.parent), Some(us));
+            assert!(!found.contains_key(&1) && !found.contains_key(&us));
+            if let Some((grandchild, _)) = found.into_iter().find(|(_, status)| status.parent == pid) {
+                break grandchild;
+            }
+        };
         assert!(any_runs(&proc).unwrap());
+        // SAFETY: no memory is passed; both are of this test.
+        unsafe { libc::kill(grandchild, libc::SIGKILL) };
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!below_us(&proc).unwrap().contains_key(&pid));

@@ -11,14 +11,12 @@ pub(crate) fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> Mute
     condition.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits while `holds_up`, at most for *bound*. True when nothing held up any more.
+/// Waits while `holds_up`, at most for *bound*.
 pub(crate) fn wait_while<'a, T>(
     condition: &Condvar,
     guard: MutexGuard<'a, T>,
     bound: Duration,
     holds_up: impl FnMut(&mut T) -> bool,
-) -> (MutexGuard<'a, T>, bool) {
-    let waited = condition.wait_timeout_while(guard, bound, holds_up);
-    let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-    (guard, !timeout.timed_out())
+) -> MutexGuard<'a, T> {
+    condition.wait_timeout_while(guard, bound, holds_up).unwrap_or_else(PoisonError::into_inner).0
 }

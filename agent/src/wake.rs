@@ -23,6 +23,8 @@ use crate::proto::{Freeze, Wake, WakeReply};
 use crate::sync::lock;
 use crate::trust;
 
+/// How long commands may take to start that are being started.
+const START_BOUND: Duration = Duration::from_secs(2);
 /// How long user processes may take to stop. One in the middle of disk I/O takes the longest.
 const FREEZE_BOUND: Duration = Duration::from_secs(5);
 /// An /etc/hosts above this is someone's block list: left alone.
@@ -221,20 +223,18 @@ pub(crate) fn freeze(agent: &Agent, ask: Freeze) -> Result<(), Fault> {
         return Err(Fault::new(Code::Unavailable, "there is no cgroup to freeze"));
     };
     let _one = lock(&agent.transition);
-    let before = agent.stop_starts(FREEZE_BOUND)?;
+    let before = agent.stop_starts(START_BOUND);
+    agent.execs.freeze();
     let outcome = cgroups
         .freeze(FREEZE_BOUND, || Ok(processes::any_runs(&agent.proc)?))
         .map_err(|error| Fault::new(Code::Unavailable, format!("user processes did not stop: {error}")))
         .and_then(|()| {
             settle(agent, ask.drop_page_cache).map_err(|error| Fault::io(&error, "cannot write out file systems"))
         });
-    match outcome {
-        Ok(()) => agent.execs.freeze(),
-        Err(_) if before != Phase::Frozen => {
-            let _ = cgroups.thaw();
-            lock(&agent.life).phase = before;
-        }
-        Err(_) => {}
+    if outcome.is_err() && before != Phase::Frozen {
+        let _ = cgroups.thaw();
+        lock(&agent.life).phase = before;
+        agent.execs.wake();
     }
     outcome
 }

@@ -237,15 +237,14 @@ while True: time.sleep(1000)";
     }
     eventually("they wait", || ["told", "all", "none"].iter().all(|id| std::fs::exists(ready(id)).unwrap()));
 
-    for (nonce, forked) in [(2, true), (3, true), (4, false)] {
+    for (nonce, forked, said) in [(2, true, "told\n"), (3, false, "told\n"), (4, true, "told\ntold\n")] {
         host = agent.connect_raw();
         host.begin(nonce);
         assert_eq!(host.call(freeze()).code(), Code::Ok);
         assert_eq!(host.call(Call::Wake(Wake { forked, ..wake() })).code(), Code::Ok);
+        let stream = host.open(attach("told", 0));
+        assert_eq!(read_some(&mut host, stream, said.len()).output(), said);
     }
-    let stream = host.open(attach("told", 0));
-    let outcome = read_some(&mut host, stream, "told\ntold\n".len());
-    assert_eq!(outcome.output(), "told\ntold\n");
     for id in ["told", "all", "none"] {
         host.call(Call::ExecSignal(terp_agent::proto::ExecSignal { exec_id: id.into(), signal: 9 }));
         assert_eq!(host.call(attach(id, 0)).exited().signal, 9, "{id} lived until now");

@@ -472,9 +472,7 @@ async def test_open_mode_reaches_public_addresses_as_they_are(first: bytes, worl
     assert (await gateway.record()).address == OTHER
 
 
-@pytest.mark.parametrize(
-    "address", ["10.0.0.1", "169.254.169.254", "192.168.7.2", "198.18.0.5", "224.0.0.1", "0.0.0.1"]
-)
+@pytest.mark.parametrize("address", ["10.0.0.1", "169.254.169.254", "192.168.7.2", "198.18.0.5", "203.0.113.7"])
 async def test_open_mode_does_not_reach_forbidden_addresses(address: str, gateway: Gateway) -> None:
     cell = await gateway.cell(OPEN, port=7000)
     with await cell.connect(address) as guest:
@@ -816,7 +814,7 @@ async def _request(cell: Cell, address: str) -> bytes:
     guest = await cell.connect(address)
     reader, writer = await asyncio.open_connection(sock=guest, ssl=trust, server_hostname="api.example")
     writer.write(b"GET / HTTP/1.1\r\nHost: api.example\r\nAuthorization: Bearer placeholder\r\n\r\n")
-    answer = await reader.read(1024)
+    answer = await reader.readuntil(b"\r\n\r\n") + await reader.readexactly(2)
     writer.transport.abort()
     await asyncio.sleep(0)
     return answer
@@ -842,7 +840,7 @@ async def test_a_credential_that_was_lost_blocks_its_host(api: list[bytes], star
     """Rather than send the placeholder there."""
     gateway = await start_gateway()
     cell = await gateway.cell(OPEN, credentials=[replace(KEY, value="")])
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises((ssl.SSLError, asyncio.IncompleteReadError)):
         await _request(cell, PUBLIC)
     assert (await gateway.record()).reason is Reason.CREDENTIAL_LOST
     assert api == []

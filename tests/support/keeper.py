@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from support.wait import eventually
 from terp import Sandbox
+
+from support.wait import eventually
 
 _PLACE = "/tmp/keeper.json"
 _PROGRAM = """

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import httpx
+from terp import Sandbox, TerpError
+
 from support.consistency import assert_consistent
 from support.keeper import Kept, assert_kept, start_keeper
 from support.server import Server
 from support.wait import eventually
-from terp import Sandbox, TerpError
 
 _TEMPLATE = "python-3.12-bare"
 _LEASE_S = 7200
@@ -129,7 +130,8 @@ class Soak:
         children: list[Sandbox] = []
 
         def fork() -> None:
-            children.extend(self._server.get(subject.id).fork(self._random.choice([1, 2]), timeout=_LEASE_S))
+            count = self._random.choice([1, 2])
+            children.extend(self._server.get(subject.id).fork(count, timeout=_LEASE_S, auto_resume=True))
 
         with self._maybe_killed():
             self._attempt(fork)

@@ -232,7 +232,7 @@ def spec(
 ) -> MachineSpec:
     """Each sandbox's key is made of its id, and so is each state's."""
     sandbox_id = sandbox_id or new_sandbox_id()
-    env = {"SECRET": "s3"} if state is None else {}
+    env = {"SECRET": "se-cr-et"} if state is None else {}
     return MachineSpec(sandbox_id, template, SIZES[size], key_of(sandbox_id), env, state, fork, network)
 
 

@@ -101,6 +101,26 @@ async def test_use_while_it_is_paused(world: Controlled, failure: StorageFull | 
     assert (await running).stdout == b"on\n"
 
 
+async def test_use_as_the_pause_ends(world: Controlled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is recorded as paused, and its machine is just being stopped: it wakes after that."""
+    sandbox = await world.create(auto_resume=True)
+    stop_machine, stopping, go_on = world.node.stop_machine, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: object) -> None:
+        stopping.set()
+        await go_on.wait()
+        await stop_machine(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.node, "stop_machine", slow)
+    pausing = asyncio.create_task(world.services.pause(TENANT, sandbox.id))
+    await stopping.wait()
+    running = asyncio.create_task(world.run(sandbox.id, "echo on"))
+    await asyncio.sleep(0.02)
+    go_on.set()
+    await pausing
+    assert (await running).stdout == b"on\n"
+
+
 async def left_pausing(world: Controlled) -> Sandbox:
     """As a process leaves it that died."""
     sandbox = await world.create(auto_resume=True)

@@ -162,13 +162,13 @@ async def test_sweep_and_collection_leave_a_fork_alone(world: Controlled) -> Non
     world.node.capture_gate.clear()
     forking = asyncio.create_task(world.services.fork(TENANT, source.id, ForkRequest(2)))
     await world.node.capturing.wait()
-    await world.services.reconcile.sweep()
+    assert await world.services.reconcile.sweep() == {}
     await world.services.collector.collect()
     world.node.starting.clear()
     world.node.start_gate.clear()
     world.node.capture_gate.set()
     await world.node.starting.wait()
-    await world.services.reconcile.sweep()
+    assert await world.services.reconcile.sweep() == {}
     await world.services.collector.collect()
     world.node.start_gate.set()
     assert [child.status for child in (await forking).children] == [Status.RUNNING] * 2

@@ -248,3 +248,32 @@ async def test_paused_for_too_long(store: SqliteStore, node: SimulatedNode, cloc
         ended = await reaches(services, ends.id, Status.TERMINATED)
         assert (ended.end_reason, ended.sealed_key) == (EndReason.PAUSED_TOO_LONG, None)
         assert resumed.id in node.machines
+
+
+async def test_reaper_hears_of_pauses_and_resumes(store: SqliteStore, node: SimulatedNode, clock: FakeClock) -> None:
+    """What they begin may end before what it sleeps for."""
+    services = Services(store, node, dataclasses.replace(POLICY, max_paused_s=30), KEYS, clock)
+    ends, resumed = await create(services, 1000), await create(services, 20)
+    await services.pause(TENANT, resumed.id)
+    async with reaper(services):
+        await asyncio.sleep(0.05)  # it sleeps
+        await services.resume(TENANT, resumed.id)
+        clock.advance(20)
+        await reaches(services, resumed.id, Status.TERMINATED)
+        await asyncio.sleep(0.05)
+        await services.pause(TENANT, ends.id)
+        clock.advance(30)
+        await reaches(services, ends.id, Status.TERMINATED)
+
+
+async def test_pause_that_begins_at_the_deadline(services: Services, node: SimulatedNode, clock: FakeClock) -> None:
+    """The owner wants to keep it: it was running when its lease was found to be over, and is not terminated now."""
+    node.capture_gate.clear()
+    sandbox = await create(services, 10)
+    clock.advance(10)
+    pausing = asyncio.create_task(services.pause(TENANT, sandbox.id))
+    await node.capturing.wait()
+    assert not await services.terminate.at_deadline(sandbox, EndReason.LEASE, clock.now())
+    node.capture_gate.set()
+    await pausing
+    await reaches(services, sandbox.id, Status.PAUSED)

@@ -208,3 +208,24 @@ async def test_machine_lost_after_it_was_saved(world: Controlled, monkeypatch: p
         await world.services.pause(TENANT, sandbox.id)
         assert await world.status(sandbox.id) is Status.PAUSED
         await world.services.resume(TENANT, sandbox.id)
+
+
+async def test_store_that_is_away_when_it_is_saved(world: Controlled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither machine nor state is thrown away: the sweep lets the machine run on."""
+    sandbox = await world.create()
+    set_status = world.store.set_status
+
+    async def away(sandbox_id: object, status: Status, **options: object) -> object:
+        if status is Status.PAUSED:
+            raise Unavailable("the store is away")
+        return await set_status(sandbox_id, status, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.store, "set_status", away)
+    with pytest.raises(Unavailable):
+        await world.services.pause(TENANT, sandbox.id)
+    monkeypatch.undo()
+    assert await world.status(sandbox.id) is Status.PAUSING
+    assert world.node.machines[sandbox.id].phase is MachinePhase.HELD
+    await world.services.reconcile.sweep()
+    assert await world.status(sandbox.id) is Status.RUNNING
+    assert (await world.run(sandbox.id, "echo on")).stdout == b"on\n"

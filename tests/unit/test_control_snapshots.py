@@ -114,6 +114,17 @@ async def test_deleted_while_it_is_taken(world: Controlled) -> None:
     assert not world.node.states
 
 
+async def test_sweep_leaves_a_capture_alone(world: Controlled) -> None:
+    """It is neither failed nor is its source let run on."""
+    source = await world.create()
+    world.node.capture_gate.clear()
+    taking = asyncio.create_task(world.services.snapshots.create(TENANT, source.id, None))
+    await world.node.capturing.wait()
+    assert await world.services.reconcile.sweep() == {}
+    world.node.capture_gate.set()
+    assert (await taking).status is SnapshotStatus.READY
+
+
 async def test_source_terminated_while_it_is_taken(world: Controlled) -> None:
     """The snapshot is not taken, and says why."""
     source = await world.create()

@@ -132,3 +132,20 @@ def test_an_interpreter_within_another_starts(library: Path) -> None:
     if sys.version_info >= (3, 13):
         program = program.replace("_xxsubinterpreters", "_interpreters")
     assert python(program, library) == "None\n"
+
+
+def test_a_waiting_main_thread_renews_for_the_others(library: Path) -> None:
+    """A program whose main thread only waits for the one that draws is renewed as well."""
+    program = """
+import os, random, threading, time
+untold = random.Random(7)
+random.seed(7)
+def draw():
+    os.kill(os.getpid(), 63)
+    ends_at = time.monotonic() + 30
+    while random.random() == untold.random() and time.monotonic() < ends_at:
+        time.sleep(0.01)
+    print(time.monotonic() < ends_at)
+threading.Thread(target=draw).start()
+"""
+    assert python(program, library) == "True\n"

@@ -54,7 +54,7 @@ def assert_runs(host: Supervised, supervisor: Supervisor, sandbox_id: SandboxId)
     guest = host.guest(sandbox_id)
     assert guest.running.is_set()
     assert guest.state == "awake"
-    assert guest.env == {"SECRET": "s3"}
+    assert guest.env == {"SECRET": "se-cr-et"}
     assert host.record(sandbox_id).capturing is None
     machine = supervisor.find(sandbox_id)
     assert machine is not None
@@ -139,7 +139,7 @@ async def test_a_resumed_machine_is_the_one_that_was_paused(host: Supervised) ->
         await supervisor.start_machine(resumed)
 
         guest = host.guest(wanted.sandbox_id)
-        assert (guest.hostname, guest.env) == (before.hostname, {"SECRET": "s3", "MORE": "1"})
+        assert (guest.hostname, guest.env) == (before.hostname, {"SECRET": "se-cr-et", "MORE": "1"})
         assert set(guest.entropy).isdisjoint(before.entropy)
         assert host.sealer.injected == [(str(before.process.pid).encode(), guest.process)]
         assert len(guest.layers) == 2
@@ -178,7 +178,7 @@ async def test_a_snapshots_source_runs_on_and_others_start_from_it(host: Supervi
         await asyncio.gather(*(supervisor.start_machine(child) for child in children))
         guests = [host.guest(child.sandbox_id) for child in children]
         assert len({guest.hostname for guest in [source, *guests]}) == 4
-        assert all(guest.env == {"SECRET": "s3"} for guest in guests)
+        assert all(guest.env == {"SECRET": "se-cr-et"} for guest in guests)
         assert {guest.layers[0].secret for guest in guests} == {source.layers[0].secret}
         assert len({layer.secret for guest in [source, *guests] for layer in guest.layers}) == 5
 

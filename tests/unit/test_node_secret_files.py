@@ -23,6 +23,15 @@ def test_each_is_readable_for_the_machines_uid_while_it_is_shown(tmp_path: Path)
         assert [each.stat().st_mode & 0o777 for each in (directory, directory.parent)] == [0o711, 0o711]
 
 
+def test_starts_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """The first that is done leaves what the other needs."""
+    files = SecretFiles("x", tmpfs=tmp_path)
+    with files.shown("m_1", UID, SECRETS) as first:
+        with files.shown("m_2", UID, SECRETS[:1]):
+            pass
+        assert [path.read_bytes() for path in first] == SECRETS
+
+
 def test_afterwards_not_even_who_holds_a_file_open_finds_it(tmp_path: Path) -> None:
     """A jail goes on showing the file to its monitor when the name is gone."""
     with SecretFiles("x", tmpfs=tmp_path).shown("m_1", UID, SECRETS) as paths:
@@ -30,7 +39,7 @@ def test_afterwards_not_even_who_holds_a_file_open_finds_it(tmp_path: Path) -> N
 
     assert held.read() == b""
     held.close()
-    assert list((tmp_path / "terp-x").iterdir()) == []
+    assert not (tmp_path / "terp-x").exists()
 
 
 def test_they_go_also_when_the_start_fails(tmp_path: Path) -> None:
@@ -38,7 +47,7 @@ def test_they_go_also_when_the_start_fails(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), SecretFiles("x", tmpfs=tmp_path).shown("m_1", UID, SECRETS):
         raise KeyboardInterrupt
 
-    assert list((tmp_path / "terp-x").iterdir()) == []
+    assert not (tmp_path / "terp-x").exists()
 
 
 def test_what_a_dead_daemon_left_is_swept(tmp_path: Path) -> None:
@@ -58,10 +67,14 @@ def test_what_a_dead_daemon_left_is_swept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["link", "open", "file"])
 def test_a_directory_that_somebody_else_may_have_made_is_refused(tmp_path: Path, kind: str) -> None:
-    """Anybody can make one in /dev/shm; who owns it can put other files in the place of ours."""
+    """
+    Anybody can make one in /dev/shm, and who owns it can put other files in the place of ours; nor is anything removed
+    through it.
+    """
     directory = tmp_path / "terp-x"
+    (tmp_path / "elsewhere/m_1").mkdir(parents=True)
+    (tmp_path / "elsewhere/m_1/k0").write_bytes(b"not ours")
     if kind == "link":
-        (tmp_path / "elsewhere").mkdir(mode=0o711)
         directory.symlink_to(tmp_path / "elsewhere")
     elif kind == "open":
         directory.mkdir()
@@ -72,3 +85,5 @@ def test_a_directory_that_somebody_else_may_have_made_is_refused(tmp_path: Path,
 
     with pytest.raises(PermissionError), SecretFiles("x", tmpfs=tmp_path).shown("m_1", UID, SECRETS):
         raise AssertionError
+    SecretFiles("x", tmpfs=tmp_path).sweep()
+    assert (tmp_path / "elsewhere/m_1/k0").read_bytes() == b"not ours"

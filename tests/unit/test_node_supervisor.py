@@ -42,11 +42,11 @@ async def test_a_started_machine_is_awake_and_its_sandboxes_alone(host: Supervis
 
         assert set(supervisor.list_machines()) == {one.sandbox_id, two.sandbox_id}
         guest = host.guest(one.sandbox_id)
-        assert (guest.state, guest.env) == ("awake", {"SECRET": "s3"})
+        assert (guest.state, guest.env) == ("awake", {"SECRET": "se-cr-et"})
         assert guest.hostname == one.sandbox_id.removeprefix("sbx_").lower()
         assert guest.entropy != host.guest(two.sandbox_id).entropy
         assert host.record(one.sandbox_id).uid != host.record(two.sandbox_id).uid
-        assert "s3" not in (host.machines / host.record(one.sandbox_id).machine_id / "record.json").read_text()
+        assert "se-cr-et" not in (host.machines / host.record(one.sandbox_id).machine_id / "record.json").read_text()
 
 
 async def test_a_second_start_of_the_same_sandbox_is_refused(host: Supervised) -> None:
@@ -308,7 +308,7 @@ async def test_pools_are_filled_and_a_claim_is_refilled(tmp_path: Path) -> None:
         guest = host.guest(wanted.sandbox_id)
         assert guest.name == host.vmm.started[0], "the one that waited longest"
         assert guest.commands == ["echo warm"]
-        assert guest.env == {"SECRET": "s3"}
+        assert guest.env == {"SECRET": "se-cr-et"}
         assert guest.hostname == wanted.sandbox_id.removeprefix("sbx_").lower()
         assert len(set(guest.entropy)) == len(guest.entropy)
         await until(lambda: supervisor.count_warm() == 2)

@@ -73,6 +73,8 @@ impl Execs {
 
     /// Stops sending. What others send after this returns comes behind all output.
     pub(crate) fn freeze(&self) {
+        // Locked, so that `tend` thaws nothing behind this.
+        let _table = lock(&self.table);
         self.frozen.store(true, Ordering::SeqCst);
     }
 
@@ -188,17 +190,17 @@ impl Execs {
 
     /// Does what is due at *now*. Returns the next instant at which something will be.
     fn tend(&self, now: Instant) -> Option<Instant> {
-        let (execs, birth_due) = {
+        let (execs, frozen, birth_due) = {
             let table = lock(&self.table);
+            let frozen = self.frozen.load(Ordering::SeqCst);
             let due = table.births.values().filter_map(|birth| birth.tend(now)).min();
-            if let (Some(cgroups), true) = (&self.cgroups, table.births.values().any(|birth| birth.is_overdue(now))) {
-                // If it was a user who froze the cgroup, nothing could be started ever after. Freeze did not: it waits
-                // for births, and while there is one it has not begun.
+            let overdue = !frozen && table.births.values().any(|birth| birth.is_overdue(now));
+            if let (Some(cgroups), true) = (&self.cgroups, overdue) {
+                // It was a user who froze the cgroup: nothing could be started ever after.
                 let _ = cgroups.thaw();
             }
-            (table.by_key.values().cloned().collect::<Vec<_>>(), due)
+            (table.by_key.values().cloned().collect::<Vec<_>>(), frozen, due)
         };
-        let frozen = self.frozen.load(Ordering::SeqCst);
         let due = execs.iter().filter_map(|exec| exec.tend(now, frozen, self.cgroups.as_deref()));
         let next = due.chain(birth_due).min();
         let mut exited: Vec<_> = execs.iter().filter_map(|exec| Some((exec.settled_at()?, exec))).collect();

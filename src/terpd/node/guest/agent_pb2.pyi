@@ -407,7 +407,7 @@ Global___WakeReply: _TypeAlias = WakeReply  # noqa: Y015
 class Freeze(_message.Message):
     """Prepares the guest for a snapshot: freezes the user cgroup, syncs file systems; optionally drops the
     clean page cache. After it only Hello, Ping, Wake and Freeze are served. END only. An ExecStart that came before it
-    is started before it. Until Wake no ExecOutput and no ExecExited follow its END: the host has had all that was sent.
+    is started before it, if that takes no longer than 2 s, and otherwise goes on with its start behind Wake. Until Wake no ExecOutput and no ExecExited follow its END: the host has had all that was sent.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -14,7 +14,7 @@ Imports only what every interpreter has loaded by then: it runs at each start, a
 import sys
 from _frozen_importlib import module_from_spec
 from _frozen_importlib_external import PathFinder
-from _signal import siginterrupt, signal  # type: ignore[import-not-found]
+from _signal import signal  # type: ignore[import-not-found]
 
 TYPE_CHECKING = False  # typing would have to be imported
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ def _renew(number: int, frame: object) -> None:
 
 def _listen() -> None:
     try:
+        # Calls that it interrupts are not restarted by the kernel: a main thread that waits for others would not renew
+        # anything until they end. Python's own calls go on by themselves (PEP 475).
         signal(_SIGNAL, _renew)
-        siginterrupt(_SIGNAL, False)  # what it interrupts in C goes on as if nothing had been
     except (OSError, ValueError):  # an interpreter within another, which may not
         pass
 

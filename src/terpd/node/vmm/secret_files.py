@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -32,9 +33,12 @@ class SecretFiles:
             OSError: There is no memory left, or somebody else has taken the place of the directory.
         """
         directory = self._directory / machine
-        _private(self._directory)
+        with contextlib.suppress(FileExistsError):
+            _make(self._directory)
+        if not self._is_ours():
+            raise PermissionError(f"{self._directory} was made by somebody else; remove it")
         shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(mode=0o711)
+        _make(directory)
         paths = [directory / f"k{number}" for number in range(len(secrets))]
         try:
             for path, secret in zip(paths, secrets, strict=True):
@@ -42,22 +46,32 @@ class SecretFiles:
             yield paths
         finally:
             _remove(directory)
+            self._leave()
 
     def sweep(self) -> None:
         """Remove what a dead daemon left. Idempotent."""
-        for directory in self._directory.glob("*"):
+        if not self._is_ours():
+            return
+        for directory in self._directory.iterdir():
             _remove(directory)
-        with contextlib.suppress(FileNotFoundError):
+        self._leave()
+
+    def _leave(self) -> None:
+        with contextlib.suppress(OSError):  # others are shown there
             self._directory.rmdir()
 
+    def _is_ours(self) -> bool:
+        """Anybody may put anything at its place in /dev/shm, and what lies in a directory of theirs is theirs too."""
+        try:
+            found = self._directory.lstat()
+        except FileNotFoundError:
+            return False
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
-def _private(directory: Path) -> None:
-    """Anybody may make files in /dev/shm: what is there already must be a directory of ours."""
-    with contextlib.suppress(FileExistsError):
-        directory.mkdir(mode=0o711)
-    found = directory.lstat()
-    if found.st_uid != os.geteuid() or found.st_mode & 0o7777 != 0o711 or not directory.is_dir():
-        raise PermissionError(f"{directory} is not this server's; remove it")
+
+def _make(directory: Path) -> None:
+    directory.mkdir(mode=0o700)
+    directory.chmod(0o711)  # whatever the umask: monitors pass through to their own
 
 
 def _write(path: Path, secret: bytes, uid: int) -> None:
