@@ -15,9 +15,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from support.frames import UDP, ethernet, ip, udp
 from support.wait import eventually
 
 from terpd.daemon.node import LAUNCHER
+from terpd.egress.namespaces import NamespaceHelper
+from terpd.model.network import GUEST_ADDRESS
 from terpd.node.jail.cgroup import CgroupTree, Limits
 from terpd.node.jail.launch import Bind, ErrorText, JailSpec, LaunchFailed, launch
 from terpd.node.jail.process import Process, scan
@@ -151,6 +154,49 @@ def test_has_no_way_out(attempts: dict[str, str]) -> None:
     assert attempts["interfaces"] == "lo,"
     assert (attempts["connect_host"], attempts["raw_socket"]) == ("ENETUNREACH", "EPERM")
     assert attempts["connect_abstract"] == "ECONNREFUSED"
+
+
+async def test_a_network_device_leads_to_its_own_namespace_only(room: Path) -> None:
+    """
+    With the TAP in hand the monitor sends what any guest may send, through the same filter, and gets no further.
+
+    It is no way into the namespace behind it, where the gateway's sockets are, nor to a device elsewhere.
+    """
+    namespaces = NamespaceHelper()
+    sockets = await namespaces.create()
+    read, write = os.pipe()
+    frames = [
+        ethernet(ip(udp(content, to, 53), to, protocol=UDP, source=source))
+        for content, to, source in (
+            (b"spoofed", "192.0.2.1", "198.18.0.6"),
+            (b"loopback", "127.0.0.1", GUEST_ADDRESS),
+            (b"as a guest", "192.0.2.1", GUEST_ADDRESS),
+        )
+    ]
+    try:
+        spec = _spec(
+            room, str(write), str(sockets.tap), ",".join(each.hex() for each in frames), fds=[write, sockets.tap]
+        )
+        await launch(spec, launcher=LAUNCHER)
+        os.close(write)
+        with os.fdopen(read) as pipe:
+            lines = pipe.read().splitlines()
+        with socket.socket(fileno=os.dup(sockets.dns_udp)) as listener:
+            listener.setblocking(False)
+            received = listener.recv(100)
+            with pytest.raises(BlockingIOError):
+                listener.recv(100)
+    finally:
+        await namespaces.close(sockets)
+        await namespaces.aclose()
+
+    report = _report("\n".join(lines))
+    assert received == b"as a guest"
+    assert lines.count("frame done") == len(frames)
+    assert (report["its_namespace"], report["its_device_namespace"]) == ("EPERM", "EPERM")
+    assert (report["enter"], report["another_device"]) == ("EINVAL", "EEXIST")
+    assert report["more_tun"] == "ENOENT"
+    assert (report["interfaces"], report["gateway"]) == ("lo,", "ENETUNREACH")
 
 
 @pytest.mark.parametrize(

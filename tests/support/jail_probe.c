@@ -2,8 +2,9 @@
  * Runs in the jail in the monitor's place and tries what a monitor that was taken over would try.
  *
  * usage: probe REPORT_FD HOST_PORT HOST_PID SHM_KEY
- * Writes lines "attempt result" to REPORT_FD, a result being a number, an errno name or text, and exits 0. With one
- * argument, "stay", it only waits to be killed.
+ *        probe REPORT_FD TAP_FD FRAMES   tries what there is to a network device: FRAMES in hexadecimal, by commas
+ *        probe stay                      only waits to be killed
+ * Writes lines "attempt result" to REPORT_FD, a result being a number, an errno name or text, and exits 0.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -12,12 +13,15 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/if_tun.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -28,6 +32,8 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#define VNET_HEADER 10
 
 extern char **environ;
 static FILE *out;
@@ -107,6 +113,13 @@ static void files(void) {
     list("above", ".");
 }
 
+static void list_interfaces(void) {
+    struct if_nameindex *names = if_nameindex();
+    fprintf(out, "interfaces ");
+    for (struct if_nameindex *each = names; each && each->if_name; each++) fprintf(out, "%s,", each->if_name);
+    fprintf(out, "\n");
+}
+
 static void ways_out(int port, int host_pid, int key) {
     tried("setuid_root", setuid(0));
     tried("setgroups", setgroups(0, NULL));
@@ -122,10 +135,7 @@ static void ways_out(int port, int host_pid, int key) {
     tried("kill_host", kill(host_pid, 0));
     tried("ptrace_host", ptrace(PTRACE_SEIZE, host_pid, 0, 0));
     tried("shared_memory", shmget(key, 1, 0));
-    struct if_nameindex *names = if_nameindex();
-    fprintf(out, "interfaces ");
-    for (struct if_nameindex *each = names; each && each->if_name; each++) fprintf(out, "%s,", each->if_name);
-    fprintf(out, "\n");
+    list_interfaces();
     struct sockaddr_in internet = {.sin_family = AF_INET, .sin_port = htons(port)};
     inet_pton(AF_INET, "127.0.0.1", &internet.sin_addr);
     int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -138,9 +148,34 @@ static void ways_out(int port, int host_pid, int key) {
           connect(fd, (struct sockaddr *)&abstract, sizeof abstract.sun_family + 1 + length));
 }
 
+static void network_device(int tap, char *frames) {
+    struct ifreq other = {.ifr_name = "eth0", .ifr_flags = IFF_TAP | IFF_NO_PI};
+    tried("its_namespace", ioctl(tap, SIOCGSKNS));
+    tried("its_device_namespace", ioctl(tap, _IO('T', 227))); /* TUNGETDEVNETNS */
+    tried("enter", setns(tap, CLONE_NEWNET));
+    tried("another_device", ioctl(tap, TUNSETIFF, &other));
+    tried("more_tun", open("/dev/net/tun", O_RDWR));
+    list_interfaces();
+    struct sockaddr_in gateway = {.sin_family = AF_INET, .sin_port = htons(3000)};
+    inet_pton(AF_INET, "198.18.0.1", &gateway.sin_addr);
+    tried("gateway", connect(socket(AF_INET, SOCK_STREAM, 0), (struct sockaddr *)&gateway, sizeof gateway));
+    for (char *frame = strtok(frames, ","); frame; frame = strtok(NULL, ",")) {
+        unsigned char bytes[2048] = {0}; /* struct virtio_net_hdr, with no offloads asked for, and the frame */
+        size_t length = strlen(frame) / 2;
+        for (size_t at = 0; at < length && at < sizeof bytes - VNET_HEADER; at++) sscanf(frame + 2 * at, "%2hhx", &bytes[VNET_HEADER + at]);
+        tried("frame", write(tap, bytes, length + VNET_HEADER));
+    }
+}
+
 int main(int argc, char **argv) {
     if (argc == 2 && strcmp(argv[1], "stay") == 0)
         for (;;) pause();
+    if (argc == 4) {
+        out = fdopen(atoi(argv[1]), "w");
+        network_device(atoi(argv[2]), argv[3]);
+        fclose(out);
+        return 0;
+    }
     if (argc != 5) return 64;
     out = fdopen(atoi(argv[1]), "w");
     identity();
