@@ -293,8 +293,8 @@ class Sandbox:
             report_only: Whether what would be blocked for its name is let through and reported.
 
         Raises:
-            InvalidRequest: A name is none, or nothing is to be changed.
-            StateConflict: It has ended, or the change is from or to `off`.
+            InvalidRequest: A name is none, the mode is `off`, or nothing is to be changed.
+            StateConflict: It has ended, or was created with `off`.
         """
         request = requests.set_network(self.id, mode=mode, allow_domains=allow_domains, report_only=report_only)
         self._info = replies.read_network(self._client.call(request), self._info)
