@@ -23,6 +23,9 @@ CASES = {
     "GET /v1/sandboxes/{sandbox_id}": (SBX, "sandboxes:read"),
     "DELETE /v1/sandboxes/{sandbox_id}": (SBX, "sandboxes:write"),
     "POST /v1/sandboxes/{sandbox_id}/timeout": (f"{SBX}/timeout", "sandboxes:write"),
+    "PATCH /v1/sandboxes/{sandbox_id}/network": (f"{SBX}/network", "sandboxes:write"),
+    "GET /v1/sandboxes/{sandbox_id}/egress": (f"{SBX}/egress", "sandboxes:read"),
+    "GET /v1/sandboxes/{sandbox_id}/host": (f"{SBX}/host?port=80", "sandboxes:read"),
     "POST /v1/sandboxes/{sandbox_id}/pause": (f"{SBX}/pause", "sandboxes:write"),
     "POST /v1/sandboxes/{sandbox_id}/resume": (f"{SBX}/resume", "sandboxes:write"),
     "POST /v1/sandboxes/{sandbox_id}/fork": (f"{SBX}/fork", "sandboxes:write"),
@@ -49,6 +52,7 @@ CASES = {
 BODIES = {
     "POST /v1/sandboxes": {"template": "python-3.12"},
     "POST /v1/sandboxes/{sandbox_id}/timeout": {"timeout_seconds": 60},
+    "PATCH /v1/sandboxes/{sandbox_id}/network": {"network": "open"},
     "POST /v1/sandboxes/{sandbox_id}/exec": {"command": "true"},
     "POST /v1/sandboxes/{sandbox_id}/files": {"path": "/tmp/a", "content": ""},
     "POST /v1/sandboxes/{sandbox_id}/files/batch": {"files": []},

@@ -52,9 +52,12 @@ async def test_replies_are_as_described(api: RunningApi) -> None:
     client = api.client
     created = await client.post("/v1/sandboxes", json={"template": "python-3.12", "metadata": {"a": "b"}})
     sandbox = f"/v1/sandboxes/{created.json()['id']}"
+    networked = await client.post("/v1/sandboxes", json={"template": "python-3.12", "network": "restricted"})
+    network = f"/v1/sandboxes/{networked.json()['id']}"
     file = {"path": "/tmp/a", "content": "YQ=="}
     replies = [
         (created, "create_sandbox"),
+        (networked, "create_sandbox"),
         (await client.post("/v1/sandboxes", json={}), "create_sandbox"),
         (await client.post("/v1/sandboxes", json={"template": "none"}), "create_sandbox"),
         (await client.get("/v1/sandboxes"), "list_sandboxes"),
@@ -72,6 +75,11 @@ async def test_replies_are_as_described(api: RunningApi) -> None:
         (await client.put(f"{sandbox}/files/content?path=/tmp/b", content=b"b"), "upload_file"),
         (await client.post(f"{sandbox}/files/mkdir", json={"path": "/tmp/d"}), "make_directory"),
         (await client.delete(f"{sandbox}/files?path=/tmp/a"), "delete_file"),
+        (await client.patch(f"{network}/network", json={"allow_domains": ["a.example"]}), "set_sandbox_network"),
+        (await client.patch(f"{sandbox}/network", json={"report_only": True}), "set_sandbox_network"),
+        (await client.get(f"{network}/egress"), "list_sandbox_egress"),
+        (await client.get(f"{network}/host?port=80"), "get_sandbox_host"),
+        (await client.get(f"{sandbox}/host?port=80"), "get_sandbox_host"),
         (await client.get("/v1/sandboxes/limits"), "get_limits"),
         (await client.get("/v1/templates"), "list_templates"),
         (snapshot := await client.post(f"{sandbox}/snapshots", json={"name": "a"}), "take_snapshot"),
