@@ -428,7 +428,7 @@ def test_egress_is_listed_like_a_log(wire, terp, play) -> None:
     assert last.split() == [
         *("2026-01-01T00:00:00Z", "blocked", "name_not_allowed", "tls", "517", "0", "a.example:443"),
     ]
-    assert log.stderr == b"terp: in all 7 connections, 2.0 MB out, 0.0 MB in; 1 blocked\n"
+    assert log.stderr == b"terp: since its start: 7 let through, 1 blocked, 2000000 bytes out, 0 in\n"
     assert [row["id"] for row in json.loads(as_json.stdout)] == ["2"]
     assert as_json.stderr == b""
 

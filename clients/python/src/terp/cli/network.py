@@ -11,7 +11,7 @@ import typer
 
 from terp import Connection, Sandbox
 from terp.cli import options
-from terp.cli.terminal import complain, megabytes, tell, tell_json, tell_json_line
+from terp.cli.terminal import complain, tell, tell_json, tell_json_line
 
 SandboxId = Annotated[str, typer.Argument(metavar="ID")]
 
@@ -60,8 +60,8 @@ def egress(
         tell(_line(connection))
     traffic = sandbox.traffic()
     complain(
-        f"in all {traffic.connections} connections, {megabytes(traffic.bytes_out)} out,"
-        f" {megabytes(traffic.bytes_in)} in; {traffic.blocked} blocked"
+        f"since its start: {traffic.connections} let through, {traffic.blocked} blocked,"
+        f" {traffic.bytes_out} bytes out, {traffic.bytes_in} in"
     )
 
 
