@@ -23,7 +23,7 @@ from terpd.model.sandbox import Network, OnTimeout, Sandbox
 StatusName = Literal["starting", "running", "pausing", "paused", "resuming", "terminated", "failed"]
 
 ON_TIMEOUT = "At the lease's end: terminate it, or pause it"
-AUTO_RESUME = "A command or file call on it while it is paused resumes it first"
+AUTO_RESUME = "A command, a file call or a visit of a preview, while it is paused, resumes it first"
 
 _METADATA_FILTER = "metadata["
 
