@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench.__main__ import show
-from bench.measure import Row, at_least
+from bench.rows import Row, at_least
 from terpd.egress.base import Sockets
 from terpd.egress.client import GatewayClient
 from terpd.egress.upstream import Upstream

@@ -64,7 +64,9 @@ class Authority:
 
 
 class Gateway(Protocol):
-    """The client's end. All acts may be repeated. Raises Unavailable when there is no gateway and none can be started."""
+    """
+    The client's end. All acts may be repeated; Unavailable when there is no gateway and none can be started.
+    """
 
     async def admit(
         self, sandbox_id: SandboxId, sockets: Sockets, network: NetworkSpec | None, authority: Authority | None

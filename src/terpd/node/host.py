@@ -51,6 +51,8 @@ class Host:
         self._networks = networks
 
     async def start_machine(self, spec: MachineSpec) -> None:
+        if spec.network is not None:
+            spec = replace(spec, network=await self._with_package_hosts(spec.network, spec.template))
         await self._supervisor.start_machine(spec)
 
     async def stop_machine(self, sandbox_id: SandboxId) -> None:
@@ -66,8 +68,9 @@ class Host:
         await self._supervisor.continue_machine(sandbox_id)
 
     async def set_network(self, sandbox_id: SandboxId, network: NetworkSpec) -> None:
-        nic = await self._machine(sandbox_id).nic()
-        await nic.update(sandbox_id, network)
+        machine = self._machine(sandbox_id)
+        nic = await machine.nic()
+        await nic.update(sandbox_id, await self._with_package_hosts(network, machine.record.template))
 
     def egress(self) -> AsyncIterator[Sequence[EgressRecord]]:
         return self._networks.records()
@@ -158,6 +161,11 @@ class Host:
     async def stats(self, sandbox_id: SandboxId) -> GuestStats:
         async with self._guest(sandbox_id) as guest:
             return await guest.stats()
+
+    async def _with_package_hosts(self, network: NetworkSpec, template: str) -> NetworkSpec:
+        """*network*, and what the template's own package clients fetch from; nothing of a template that is gone."""
+        image = await asyncio.to_thread(self._catalog.find, template)
+        return network if image is None else replace(network, package_hosts=image.package_hosts)
 
     @asynccontextmanager
     async def _guest(self, sandbox_id: SandboxId) -> AsyncIterator[GuestClient]:

@@ -53,7 +53,7 @@ _WHY = {
     Reason.UNREACHABLE: "this host cannot be reached",
     Reason.TIMED_OUT: "it took too long",
     Reason.MALFORMED: "the request is malformed",
-    Reason.CREDENTIAL_LOST: "the credential for this host was lost in a restart of the server; set it again",
+    Reason.CREDENTIAL_LOST: "the credential for this host was lost in a restart of the server; create the sandbox anew",
 }
 
 
