@@ -20,7 +20,7 @@ from terpd.model.sandbox import Size
 from terpd.node.host import Host
 from terpd.node.supervisor import Supervisor
 
-KEY = bytes(KEY_BYTES)
+KEY = bytes(range(KEY_BYTES))  # one that is found if it is anywhere
 TIMEOUT_S = 120.0
 _SMALL = Size("small", 1, 1024)
 _FIRST_UID = 866_000
