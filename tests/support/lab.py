@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,12 +27,12 @@ _FIRST_UID = 866_000
 
 @dataclass
 class Lab:
-    """A node, the world that its guests may reach, and what the gateway recorded. *settings*: over the usual ones."""
+    """A node, the world that its guests may reach, what its servers were sent, and what the gateway recorded."""
 
     directory: Path
     world: World
+    sent: list[str] = field(default_factory=list)
     records: list[EgressRecord] = field(default_factory=list)
-    settings: Mapping[str, object] = field(default_factory=dict)
 
     async def open(self) -> None:
         """Begin the life of a daemon."""
@@ -43,7 +42,6 @@ class Lab:
             "resolvers": (NAME_SERVER,),
             "uid_first": _FIRST_UID,
             "uid_count": 100,
-            **self.settings,
         }
         self.node, self.supervisor = await _opened(settings)
         self._taking = asyncio.create_task(self._take(self.node))

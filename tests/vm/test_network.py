@@ -7,29 +7,22 @@ Everything runs in networks of its own (support/world.py): no packet of these te
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.server import TEMPLATES_HOME
-from support.world import NAME_SERVER, World, moved, running_world
+from support.lab import KEY, TIMEOUT_S, Lab
+from support.world import World, moved, running_world
 
-from terpd.daemon.config import load
-from terpd.daemon.node import open_node
 from terpd.egress.authority import certificate_for, make_authority
 from terpd.egress.base import Authority
 from terpd.model.errors import Unavailable
-from terpd.model.guest import ExecExited, ExecOutput, ExecRequest
-from terpd.model.ids import SandboxId, StateId, TenantId, new_exec_id, new_sandbox_id, new_state_id
-from terpd.model.network import Credential, Decision, EgressRecord, NetworkPolicy, NetworkSpec
-from terpd.model.ports import KEY_BYTES, MachineSpec, StateRef
-from terpd.model.sandbox import Size
-from terpd.node.host import Host
+from terpd.model.ids import StateId, TenantId, new_state_id
+from terpd.model.network import Credential, Decision, NetworkPolicy, NetworkSpec
+from terpd.model.ports import StateRef
 from terpd.node.jail.process import become_parent_of_orphans
-from terpd.node.supervisor import Supervisor
 
 pytestmark = pytest.mark.vm
 
@@ -37,82 +30,10 @@ TENANT = TenantId("default")
 OPEN = NetworkSpec(TENANT, NetworkPolicy(open=True))
 RESTRICTED = NetworkSpec(TENANT, NetworkPolicy(allow_domains=["allowed.example"]))
 SECRET = Credential("api", ["allowed.example"], "authorization", "terp-secret-api", "the real one")
-_KEY = bytes(KEY_BYTES)
-_SMALL = Size("small", 1, 1024)
-_TIMEOUT_S = 120.0
-_FIRST_UID = 866_000
-
-
-@dataclass
-class Lab:
-    """A node, the world that its guests may reach, what its servers were sent, and what the gateway recorded."""
-
-    directory: Path
-    world: World
-    sent: list[str] = field(default_factory=list)
-    records: list[EgressRecord] = field(default_factory=list)
-
-    async def open(self) -> None:
-        """Begin the life of a daemon."""
-        settings = {
-            "home": Path(os.environ.get("TERP_HOME", TEMPLATES_HOME)),
-            "data_dir": self.directory,
-            "resolvers": (NAME_SERVER,),
-            "uid_first": _FIRST_UID,
-            "uid_count": 100,
-        }
-        self.node, self.supervisor = await _opened(settings)
-        self._taking = asyncio.create_task(self._take(self.node))
-
-    async def close(self, *, stop_machines: bool) -> None:
-        await self.supervisor.close(stop_machines=stop_machines)
-        await self._taking  # ends with the gateway, behind the last record
-
-    async def start(
-        self,
-        network: NetworkSpec | None,
-        *,
-        sandbox_id: SandboxId | None = None,
-        template: str = "debian-12",
-        state: StateRef | None = None,
-        fork: bool = False,
-    ) -> SandboxId:
-        sandbox_id = sandbox_id or new_sandbox_id()
-        await self.node.start_machine(MachineSpec(sandbox_id, template, _SMALL, _KEY, {}, state, fork, network))
-        return sandbox_id
-
-    async def run(self, sandbox_id: SandboxId, command: str) -> tuple[int | None, str]:
-        """Its exit code and all that it wrote."""
-        request = ExecRequest(exec_id=new_exec_id(), command=f"{{ {command}\n}} 2>&1", timeout_s=_TIMEOUT_S)
-        output, code = b"", None
-        async for event in self.node.exec(sandbox_id, request):
-            if isinstance(event, ExecOutput):
-                output += event.data
-            elif isinstance(event, ExecExited):
-                code = event.exit_code
-        return code, output.decode(errors="replace").strip()
-
-    async def fetch(self, sandbox_id: SandboxId, url: str = "http://open.example/") -> str:
-        """What the guest gets there; the last word of curl's complaint if it does not."""
-        _, said = await self.run(sandbox_id, f"curl --fail --silent --show-error --insecure --max-time 30 {url}")
-        return said
-
-    def decisions(self, sandbox_id: SandboxId) -> list[tuple[str | None, Decision]]:
-        return [(record.name, record.decision) for record in self.records if record.sandbox_id == sandbox_id]
-
-    async def _take(self, node: Host) -> None:
-        async for batch in node.egress():
-            self.records.extend(batch)
-
-
-async def _opened(settings: dict[str, object]) -> tuple[Host, Supervisor]:
-    node, supervisor = await open_node(load(environ={}, flags=settings))
-    await supervisor.open()
-    return node, supervisor
 
 
 def new_state() -> StateRef:
-    return StateRef(StateId(new_state_id()), _KEY)
+    return StateRef(StateId(new_state_id()), KEY)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +125,7 @@ async def test_a_port_of_the_guest_is_dialled(lab: Lab) -> None:
     await lab.run(sandbox, "until grep -q ready /tmp/out; do sleep 0.1; done")
 
     with await lab.node.dial(sandbox, 8000) as connection:
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with asyncio.timeout(TIMEOUT_S):
             said = await asyncio.get_running_loop().sock_recv(connection, 100)
 
     assert said == b"from the guest"
@@ -228,7 +149,7 @@ async def test_a_snapshots_connections_go_on_and_its_child_has_a_network(lab: La
     fetching = asyncio.create_task(lab.run(source, "curl --silent --no-buffer http://slow.example/ | tee /tmp/slow"))
     await lab.run(source, "until grep -q first /tmp/slow; do sleep 0.1; done")
 
-    await lab.node.snapshot_machine(source, key=_KEY, into=into)
+    await lab.node.snapshot_machine(source, key=KEY, into=into)
     child = await lab.start(OPEN, state=into, fork=True)
     go_on.set()
 
@@ -241,7 +162,7 @@ async def test_a_resumed_sandbox_has_its_network_again(lab: Lab) -> None:
     sandbox, into = await lab.start(OPEN), new_state()
     await lab.fetch(sandbox)
 
-    await lab.node.pause_machine(sandbox, key=_KEY, into=into)
+    await lab.node.pause_machine(sandbox, key=KEY, into=into)
     await lab.node.stop_machine(sandbox)
     await lab.start(RESTRICTED, sandbox_id=sandbox, state=into)
 
@@ -293,7 +214,7 @@ async def test_a_fork_trusts_its_own_authority_alone(lab: Lab) -> None:
     await lab.run(source, "update-ca-certificates --fresh")
     _, before = await lab.run(source, "cat /usr/local/share/ca-certificates/terp-sandbox.crt")
 
-    await lab.node.snapshot_machine(source, key=_KEY, into=into)
+    await lab.node.snapshot_machine(source, key=KEY, into=into)
     child = await lab.start(credentials, state=into, fork=True)
     without = await lab.start(RESTRICTED, state=into, fork=True)
 
