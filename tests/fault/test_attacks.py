@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import dns.message
 import pytest
 import pytest_asyncio
 from support.frames import (
@@ -475,3 +476,13 @@ async def test_the_witnesses_see(stage: Stage) -> None:
 
     assert said == "denied.example for denied.example allowed.example for x"
     assert stage.arrived() == {Arrived("tcp", DENIED, 443), Arrived("tcp", ALLOWED, 8443)}
+
+
+async def test_frames_are_sent(stage: Stage) -> None:
+    """A right frame by hand does reach the gateway: those above were dropped for what is wrong with them."""
+    await stage.set_policy(_RESTRICTED)
+    asked = dns.message.make_query("by-frame.example", "A").to_wire()
+
+    await stage.attack(f"transmit({_packet(udp(asked, GATEWAY_ADDRESS, 53), UDP, to=GATEWAY_ADDRESS)!r})")
+
+    assert (await stage.recorded(_NAME_NOT_ALLOWED)).name == "by-frame.example"
