@@ -62,7 +62,8 @@ class Stage:
 
     async def attack(self, source: str, *, by: SandboxId | None = None) -> str:
         """Run Python in the attacker's guest, with all of attacker.py in reach; return what it prints."""
-        code, said = await self.lab.run(by or self.attacker, f"cd {_GUEST_DIRECTORY}; echo {_encoded(source)} > in; cat out")
+        command = f"cd {_GUEST_DIRECTORY}; echo {_encoded(source)} > in; cat out"
+        code, said = await self.lab.run(by or self.attacker, command)
         assert code == 0, said
         return said
 

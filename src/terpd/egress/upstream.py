@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass, field, field
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from terpd.egress.names import NameInvalid, parse_entry
