@@ -28,7 +28,7 @@ templates: $(addprefix template-,$(TEST_TEMPLATES))  ## build the templates that
 
 test: templates  ## set up, build the test templates, run every test
 	cargo test --workspace --locked
-	$(PYTHON) -m pytest
+	@tools/test
 
 vm: templates  ## run the tests that boot machines
 	$(PYTHON) -m pytest -m vm
