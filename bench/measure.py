@@ -24,6 +24,7 @@ CREATES = 20
 CLIENTS = 4
 WARM = 3  # machines waiting in the pool when one is claimed
 CLONES = 6  # whose memory is compared
+FORKS_MEMORY_MIB = 64 * 1024  # admitted for 20 children of 1 GiB each, which touch a tenth of it
 SETTLE_S = 3.0  # before memory is read: a guest just woken is still busy
 
 
@@ -57,6 +58,8 @@ class Bench:
                 rows.append(await self._throughput(client))
                 rows.append(await self._memory(client, cold))
                 rows += await self._files(client)
+        with server(memory_cap_mib=FORKS_MEMORY_MIB) as roomy:
+            async with self._client(roomy) as client:
                 rows += await self._states(client)
         with server(pool=f"{self._template}/small={WARM}") as warm:
             async with self._client(warm) as client:

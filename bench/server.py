@@ -23,20 +23,24 @@ class Server:
 
 
 @contextmanager
-def server(*, pool: str | None = None) -> Iterator[Server]:
+def server(*, pool: str | None = None, memory_cap_mib: int | None = None) -> Iterator[Server]:
     """
     Run `terpd serve --dev` in a temporary data directory.
 
     Args:
         pool: What to keep warm, as `--pool` takes it.
+        memory_cap_mib: More than the host has is fine for clones that touch little of theirs.
     """
     with tempfile.TemporaryDirectory(prefix="terp-bench-") as data_dir:
         argv = [str(TERPD), "serve", "--host", "127.0.0.1", "--port", "0", "--data-dir", data_dir, "--dev"]
         if pool:
             argv += ["--pool", pool]
+        environ = dict(os.environ)
+        if memory_cap_mib is not None:
+            environ["TERP_MEMORY_CAP_MIB"] = str(memory_cap_mib)
         log = Path(data_dir) / "terpd.log"
         with log.open("wb") as errors:
-            process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, env=dict(os.environ))
+            process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, env=environ)
             try:
                 assert process.stdout is not None
                 line = process.stdout.readline()
