@@ -21,9 +21,14 @@ _SETTLE_S = 3.0
 
 @dataclass
 class Figures:
-    """What was measured at one amount of dirty memory; times in ms."""
+    """
+    What was measured at one amount of memory that a program filled; times in ms.
+
+    `changed_mb` is what then differed from the template: more, where the guest's kernel moved pages about.
+    """
 
     dirty_mb: int
+    changed_mb: float = 0.0
     pause: list[float] = field(default_factory=list)
     resume: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
@@ -76,8 +81,9 @@ class States:
         for number in range(self._rounds + 1):
             bare = await self._bare_ms()
             began = time.monotonic()
-            await sandbox.pause()
+            paused_as = await sandbox.pause()
             paused = time.monotonic()
+            figures.changed_mb = paused_as.dirty_bytes / 1e6
             await sandbox.resume()
             resumed = time.monotonic()
             snapshot = await sandbox.snapshot()
@@ -93,15 +99,15 @@ class States:
 
     @staticmethod
     def _resume_row(figures: Figures) -> Row:
-        allowed = figures.dirty_mb / _MEMORY_MB_PER_MS
+        allowed = figures.changed_mb / _MEMORY_MB_PER_MS
         value, floor = statistics.median(figures.resume), statistics.median(figures.bare)
         goal = 1.3 * floor + allowed
-        name = f"resume with {figures.dirty_mb} MB dirty ÷ bare restore"
-        return Row(name, value, floor, "ms", f"≤ 1.3 + {figures.dirty_mb} MB at 1 GB/s", value / floor, value <= goal)
+        name = f"resume with {figures.dirty_mb} MB filled, {figures.changed_mb:.0f} MB changed ÷ bare restore"
+        return Row(name, value, floor, "ms", "≤ 1.3 + changed at 1 GB/s", value / floor, value <= goal)
 
     @staticmethod
     def _pause_rows(figures: Sequence[Figures], full_save_ms: float) -> list[Row]:
-        dirty = [float(each.dirty_mb) for each in figures]
+        changed = [each.changed_mb for each in figures]
         pauses = [statistics.median(each.pause) for each in figures]
         stops = [statistics.median(each.snapshot_stop) for each in figures]
         rows = [
@@ -109,8 +115,8 @@ class States:
             for each, ms in zip(figures, pauses, strict=True)
         ]
         for name, times in (("pause", pauses), ("source's stop for a live snapshot", stops)):
-            slope, intercept = statistics.linear_regression(dirty, times)
-            rows.append(Row(f"{name}: ms + ms per MB dirty", intercept, slope, "", "reported", intercept, met=True))
+            slope, intercept = statistics.linear_regression(changed, times)
+            rows.append(Row(f"{name}: ms + ms per MB changed", intercept, slope, "", "reported", intercept, met=True))
         rows += [
             Row(f"stored for a snapshot with {each.dirty_mb} MB dirty", each.stored_mb, float(each.dirty_mb), "MB",
                 "reported", each.stored_mb / max(each.dirty_mb, 1), met=True)
