@@ -65,7 +65,7 @@ def address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def parse_entry(entry: str) -> tuple[str, bool]:
     """
-    Return the name of a list's entry, and whether plain HTTP may be spoken with it, too: `http://deb.debian.org`.
+    Return the name of a list's entry, and whether plain HTTP may be spoken with it, too: `http://mirror.example`.
 
     Raises:
         NameInvalid
