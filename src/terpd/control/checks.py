@@ -15,9 +15,9 @@ from terpd.control.policy import (
     MAX_NAME_BYTES,
     MIN_TIMEOUT_S,
 )
-from terpd.egress.names import NameInvalid, normalise
 from terpd.model.errors import InvalidRequest, NotPermitted, PlanLimit, TooLarge
 from terpd.model.guest import MAX_COMMAND_BYTES, MAX_PATH_BYTES, WRITE_ROOTS
+from terpd.model.names import NameInvalid, normalise
 from terpd.model.network import MAX_ALLOW_DOMAINS
 
 _PLAIN_HTTP = "http://"

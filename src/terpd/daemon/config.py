@@ -35,8 +35,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from terpd.control.policy import MIN_TIMEOUT_S, Policy
 from terpd.daemon.default_domains import DEFAULT_DOMAINS
-from terpd.egress.names import normalise, parse_entry
 from terpd.egress.upstream import Upstream
+from terpd.model.names import normalise, parse_entry
 from terpd.model.sandbox import Size
 
 PREFIX = "TERP_"

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from terpd.egress.names import NameInvalid, covered, normalise, parse_entry
+from terpd.model.names import NameInvalid, covered, normalise, parse_entry
 from terpd.model.network import Decision, NetworkPolicy, Protocol, Reason
 
 _HTTPS = 443

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from terpd.egress.names import NameInvalid, parse_entry
+from terpd.model.names import NameInvalid, parse_entry
 
 
 @dataclass(frozen=True, slots=True)

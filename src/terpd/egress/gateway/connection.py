@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from ulid import ULID
 
-from terpd.egress import names
 from terpd.egress.addresses import Address
 from terpd.egress.gateway import http, tls
 from terpd.egress.gateway.dial import DialFailed
@@ -29,6 +28,7 @@ from terpd.egress.gateway.sniff import Sniffed, sniff
 from terpd.egress.gateway.synthetic import NETWORK
 from terpd.egress.gateway.tls import Malformed
 from terpd.egress.policy import decide
+from terpd.model import names
 from terpd.model.network import GATEWAY_ADDRESS, Credential, Decision, EgressRecord, Protocol, Reason
 
 if TYPE_CHECKING:

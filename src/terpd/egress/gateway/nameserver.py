@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from ulid import ULID
 
-from terpd.egress import names
 from terpd.egress.gateway import dns
 from terpd.egress.gateway.tls import Malformed
 from terpd.egress.policy import decide
+from terpd.model import names
 from terpd.model.network import Decision, EgressRecord, Protocol, Reason
 
 if TYPE_CHECKING:

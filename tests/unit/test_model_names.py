@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terpd.egress.names import NameInvalid, asked, covered, normalise, parse_entry
+from terpd.model.names import NameInvalid, asked, covered, normalise, parse_entry
 
 
 @pytest.mark.parametrize(
