@@ -19,6 +19,7 @@ STATUS: Mapping[type[errors.TerpError], int] = {
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,
+    errors.LogDropped: 410,
     errors.Conflict: 409,
     errors.LimitExceeded: 429,
     errors.PlanLimit: 403,

@@ -10,9 +10,14 @@ Everything that can go wrong, in the words of the user.
     │   └── NetworkBlocked        the sandbox's network does not allow it
     ├── NotFound                  never existed, or another tenant's
     │   ├── SandboxNotFound  TemplateNotFound  FileNotFound  ExecNotFound  SnapshotNotFound
+    │   ├── ContextNotFound  VolumeNotFound  WebhookNotFound
+    │   └── LogDropped            that part of a log is not kept any more; says from where it is
     ├── Conflict
     │   ├── StateConflict         says the current state and what would do
     │   ├── AlreadyExists
+    │   ├── VolumeInUse           says by which sandbox
+    │   ├── SecretsInUse          a command that was given secrets runs, and a snapshot would hold them
+    │   ├── InterpreterUnavailable  the template has no kernels, or they are gone
     │   └── IdempotencyMismatch
     ├── LimitExceeded             says limit and use
     │   ├── PlanLimit             the tenant's quota
@@ -32,7 +37,7 @@ Everything that can go wrong, in the words of the user.
 
 `code` is stable and for machines; `detail` is for the user and says what to do; `context` is for the log only.
 Names and codes that an orkestr client acts on: `fleet_full_retry`, `plan_limit`, `snapshot_cap_reached`,
-`exec_timeout`, `exec_killed`, `network_policy_blocked`.
+`exec_timeout`, `exec_killed`, `network_policy_blocked`, `interpreter_unavailable`.
 """
 
 from __future__ import annotations
@@ -118,6 +123,24 @@ class SnapshotNotFound(NotFound):
     code = "snapshot_not_found"
 
 
+class ContextNotFound(NotFound):
+    code = "context_not_found"
+
+
+class VolumeNotFound(NotFound):
+    code = "volume_not_found"
+
+
+class WebhookNotFound(NotFound):
+    code = "webhook_not_found"
+
+
+class LogDropped(NotFound):
+    """`fields["first_offset"]` is where what is kept begins."""
+
+    code = "log_dropped"
+
+
 class Conflict(TerpError):
     code = "conflict"
 
@@ -128,6 +151,20 @@ class StateConflict(Conflict):
 
 class AlreadyExists(Conflict):
     code = "already_exists"
+
+
+class VolumeInUse(Conflict):
+    """`fields["sandbox_id"]` is who holds it."""
+
+    code = "volume_in_use"
+
+
+class SecretsInUse(Conflict):
+    code = "secrets_in_use"
+
+
+class InterpreterUnavailable(Conflict):
+    code = "interpreter_unavailable"
 
 
 class IdempotencyMismatch(Conflict):

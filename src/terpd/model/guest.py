@@ -15,9 +15,21 @@ MAX_PATH_BYTES = 4096  # PATH_MAX of Linux
 MAX_COMMAND_BYTES = 100 * 1024  # Linux hands a program no single argument above 128 KiB (MAX_ARG_STRLEN)
 
 
+MAX_LOG_READ_BYTES = 1024 * 1024  # of one read of a background command's log
+MAX_INPUT_BYTES = 32 * 1024  # of one write to a terminal
+
+
 class OutputStream(StrEnum):
     STDOUT = "stdout"
     STDERR = "stderr"
+
+
+@dataclass(frozen=True, slots=True)
+class PtySize:
+    """Of a terminal, in characters: each 1 to 1000."""
+
+    cols: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +39,12 @@ class ExecRequest:
 
     `timeout_s` above 0; the process group gets SIGTERM at its end and SIGKILL 2 s later. None: no limit.
     `stdin` is written once the command runs, then closed; None is /dev/null.
+
+    Attributes:
+        secrets: Variables over *env*, in the guest agent's memory until the command is spawned and nowhere else.
+        background: Started and not followed: the only event is ExecStarted. Its output, stdout and stderr in the order
+            they were written, goes to a log in the guest.
+        pty: A terminal of its own; like *background*, started and not followed. Its output is kept in a bounded ring.
     """
 
     exec_id: ExecId
@@ -36,6 +54,9 @@ class ExecRequest:
     env: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float | None = 60.0
     stdin: bytes | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    background: bool = False
+    pty: PtySize | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +85,64 @@ class ExecExited:
 
 
 ExecEvent = ExecStarted | ExecOutput | ExecExited
+
+
+@dataclass(frozen=True, slots=True)
+class CommandInfo:
+    """
+    A background command or a terminal. `exited` is None while it runs.
+
+    `command` is its first 4 KiB and, like `started_at`, what the guest says.
+    """
+
+    exec_id: ExecId
+    command: str
+    pid: int
+    started_at: dt.datetime
+    pty: bool
+    exited: ExecExited | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """
+    Bytes `offset` to `offset + len(data)` of a log that holds bytes `first_offset` to `size` now.
+
+    `exited` is None while the command runs: `size` may then grow.
+    """
+
+    data: bytes
+    first_offset: int
+    offset: int
+    size: int
+    exited: ExecExited | None
+
+
+class FileChange(StrEnum):
+    READY = "ready"  # the first one: from now on nothing is missed
+    CREATED = "created"
+    MODIFIED = "modified"
+    REMOVED = "removed"
+    MOVED = "moved"
+    OVERFLOW = "overflow"  # more happened than could be told: list anew
+
+
+@dataclass(frozen=True, slots=True)
+class FileEvent:
+    """`path` is absolute; both paths are as the guest gave them: show them, never use them on the host."""
+
+    change: FileChange
+    path: str
+    is_dir: bool
+    moved_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What came of a tar stream: entries made, and bytes of file content."""
+
+    files: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,15 @@ TenantId = NewType("TenantId", str)
 KeyId = NewType("KeyId", str)
 ExecId = NewType("ExecId", str)
 StateId = NewType("StateId", str)
+VolumeId = NewType("VolumeId", str)
+WebhookId = NewType("WebhookId", str)
 
 _ULID = r"[0-9A-HJKMNP-TV-Z]{26}"
 _SANDBOX = re.compile(rf"sbx_{_ULID}")
 _STATE = re.compile(rf"snap_{_ULID}")
 _EXEC = re.compile(rf"cmd_{_ULID}")
+_VOLUME = re.compile(rf"vol_{_ULID}")
+_WEBHOOK = re.compile(rf"wh_{_ULID}")
 
 
 def new_sandbox_id() -> SandboxId:
@@ -39,6 +43,19 @@ def new_exec_id() -> ExecId:
 def new_state_id() -> StateId:
     """Names a saved machine: what a pause left, or a named snapshot, whose public id it is."""
     return StateId(f"snap_{ULID()}")
+
+
+def new_volume_id() -> VolumeId:
+    return VolumeId(f"vol_{ULID()}")
+
+
+def new_webhook_id() -> WebhookId:
+    return WebhookId(f"wh_{ULID()}")
+
+
+def new_delivery_id() -> str:
+    """Names one event on its way to one webhook, over all tries."""
+    return f"evt_{ULID()}"
 
 
 def new_layer_id() -> str:
@@ -62,3 +79,11 @@ def parse_state_id(text: str) -> StateId | None:
 
 def parse_exec_id(text: str) -> ExecId | None:
     return ExecId(text) if _EXEC.fullmatch(text) else None
+
+
+def parse_volume_id(text: str) -> VolumeId | None:
+    return VolumeId(text) if _VOLUME.fullmatch(text) else None
+
+
+def parse_webhook_id(text: str) -> WebhookId | None:
+    return WebhookId(text) if _WEBHOOK.fullmatch(text) else None

@@ -13,12 +13,26 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from terpd.model.guest import ExecEvent, ExecRequest, FileInfo, GuestStats
-from terpd.model.ids import ExecId, KeyId, SandboxId, StateId, TenantId
+from terpd.model.code import CodeContext, CodeEvent, CodeRequest, Language
+from terpd.model.guest import (
+    CommandInfo,
+    ExecEvent,
+    ExecRequest,
+    Extracted,
+    FileEvent,
+    FileInfo,
+    GuestStats,
+    LogPage,
+    PtySize,
+)
+from terpd.model.ids import ExecId, KeyId, SandboxId, StateId, TenantId, VolumeId, WebhookId
 from terpd.model.network import EgressFilter, EgressRecord, NetworkSpec, Traffic
 from terpd.model.sandbox import EndReason, Network, Sandbox, Size, Status
 from terpd.model.snapshot import Receipt, SavedState, Snapshot
 from terpd.model.template import TemplateInfo
+from terpd.model.usage import LiveUsage, MachineTotal, Usage
+from terpd.model.volume import Volume, VolumeRef, VolumeStatus
+from terpd.model.webhook import Delivery, Event, Webhook
 
 # ---- node ----------------------------------------------------------------------------------------
 
@@ -45,6 +59,8 @@ class MachineSpec:
         key: The sandbox's data key: wraps the key of the machine's disk.
         state: Continue from it; template and size are then those it was made with.
         network: None for a machine without network device.
+        volume: Mounted at /persist; its disk is made when there is none yet, fetched when it was checkpointed. With
+            *state* it is the one that the saved machine had.
         fork: With *state*: the machine becomes another than the one that was saved (names, machine id, a signal to
             programs that keep random state of their own). False: it goes on as the same.
     """
@@ -57,6 +73,7 @@ class MachineSpec:
     state: StateRef | None = None
     fork: bool = False
     network: NetworkSpec | None = field(default=None, repr=False)
+    volume: VolumeRef | None = field(default=None, repr=False)
 
 
 class MachinePhase(StrEnum):
@@ -142,8 +159,35 @@ class Node(Protocol):
             GuestFault, DeadlineExceeded: It did not wake; it is ended and reported by `exits`.
         """
 
-    async def snapshot_machine(self, sandbox_id: SandboxId, *, key: bytes, into: StateRef) -> SavedState:
-        """As `pause_machine`, but the machine runs on as soon as what changed is copied, and is AWAKE on return."""
+    async def snapshot_machine(
+        self, sandbox_id: SandboxId, *, key: bytes, into: StateRef, withhold_secrets: bool
+    ) -> SavedState:
+        """
+        As `pause_machine`, but the machine runs on as soon as what changed is copied, and is AWAKE on return.
+
+        Args:
+            withhold_secrets: What `change_env` set is taken out of the guest agent's memory meanwhile and is not in the
+                snapshot. Programs that were started with it have their copies.
+
+        Raises:
+            SecretsInUse: With *withhold_secrets*: a command runs that was given secrets. Nothing was done.
+        """
+
+    async def checkpoint_volume(self, volume: VolumeRef) -> None:
+        """
+        Bring a volume that no machine holds to the artifact store and remove it here; a start fetches it again.
+
+        Idempotent. Raises StateConflict (a machine holds it), StorageFull, Unavailable: it is here as before.
+        """
+
+    async def remove_volume(self, volume_id: VolumeId) -> None:
+        """Remove a volume that no machine holds, here and in the artifact store. Idempotent."""
+
+    def live_usage(self, sandbox_id: SandboxId) -> LiveUsage | None:
+        """The last minute of its machine; None when it has none that is awake."""
+
+    def usage_totals(self) -> Mapping[SandboxId, MachineTotal]:
+        """Of each machine here, and of each that ended since it was asked last."""
 
     async def set_network(self, sandbox_id: SandboxId, network: NetworkSpec) -> None:
         """
@@ -213,6 +257,77 @@ class Node(Protocol):
         """As `exec`, for a command already started. Raises ExecNotFound."""
 
     async def signal(self, sandbox_id: SandboxId, exec_id: ExecId, signal: int) -> None: ...
+
+    async def list_commands(self, sandbox_id: SandboxId) -> Sequence[CommandInfo]:
+        """Background commands and terminals, running or exited, oldest first; 256 at most."""
+
+    async def read_log(self, sandbox_id: SandboxId, exec_id: ExecId, offset: int, limit: int) -> LogPage:
+        """
+        Read a background command's log from *offset*, or from where it begins now if that is later.
+
+        *limit* is 1 to `MAX_LOG_READ_BYTES`. Raises ExecNotFound. To follow it, `attach`.
+        """
+
+    async def send_input(
+        self, sandbox_id: SandboxId, exec_id: ExecId, data: bytes, *, offset: int | None = None, close: bool = False
+    ) -> int:
+        """
+        Type *data* (`MAX_INPUT_BYTES` at most) into a terminal, or write it to a command's stdin.
+
+        Args:
+            offset: Counts what was accepted before: bytes that were are skipped, so that repeating types nothing twice.
+                None: append.
+
+        Returns what was accepted from the start. Raises ExecNotFound; LimitExceeded: the program does not read;
+        InvalidRequest: *offset* is beyond what was accepted, or the command takes no input.
+        """
+
+    async def resize_pty(self, sandbox_id: SandboxId, exec_id: ExecId, size: PtySize) -> None:
+        """Raises ExecNotFound; InvalidRequest: it is no terminal."""
+
+    async def change_env(self, sandbox_id: SandboxId, to_set: Mapping[str, str], to_unset: Collection[str]) -> None:
+        """Set and unset variables of commands to come, all or nothing. Raises InvalidRequest, LimitExceeded."""
+
+    async def env_names(self, sandbox_id: SandboxId) -> Sequence[str]:
+        """Those that `change_env` set, sorted. There is no way to read values back."""
+
+    def run_code(self, sandbox_id: SandboxId, request: CodeRequest) -> AsyncIterator[CodeEvent]:
+        """
+        Run code in a kernel: any text, results and one error, then one CodeDone.
+
+        Closing the iterator early interrupts the code. Runs of one context wait for each other.
+
+        Raises:
+            InterpreterUnavailable: The template has no such kernel.
+            ContextNotFound.
+            StateConflict: It was paused meanwhile; the code goes on when it is resumed, and what it shows is lost.
+        """
+
+    async def list_code_contexts(self, sandbox_id: SandboxId) -> Sequence[CodeContext]: ...
+
+    async def create_code_context(self, sandbox_id: SandboxId, language: Language, cwd: str) -> CodeContext:
+        """Raises InterpreterUnavailable; LimitExceeded: `MAX_CONTEXTS`; InvalidRequest: no such directory."""
+
+    async def restart_code_context(self, sandbox_id: SandboxId, context_id: str) -> CodeContext:
+        """It keeps its id and loses its namespace. Raises ContextNotFound."""
+
+    async def remove_code_context(self, sandbox_id: SandboxId, context_id: str) -> None:
+        """End its kernel. Raises ContextNotFound."""
+
+    def watch_files(self, sandbox_id: SandboxId, path: str, *, recursive: bool) -> AsyncIterator[FileEvent]:
+        """Tell what changes, READY first, until closed. Raises FileNotFound; LimitExceeded: too many directories."""
+
+    def read_archive(self, sandbox_id: SandboxId, path: str) -> AsyncIterator[bytes]:
+        """Yield a directory as a tar stream in chunks of at most 64 KiB. Raises FileNotFound, NotPermitted."""
+
+    async def write_archive(self, sandbox_id: SandboxId, path: str, chunks: AsyncIterator[bytes]) -> Extracted:
+        """
+        Make what a tar stream holds below the directory *path*. What was made stays when it fails.
+
+        Raises:
+            InvalidRequest: It is no tar stream, or a name in it leads out of *path*.
+            NotPermitted, StorageFull.
+        """
 
     def read_file(self, sandbox_id: SandboxId, path: str, *, limit: int | None = None) -> AsyncIterator[bytes]:
         """
@@ -451,6 +566,100 @@ class Store(Protocol):
 
     async def find_idempotent(self, tenant: TenantId, key: str) -> tuple[bytes, SandboxId] | None:
         """The request digest and the sandbox recorded under an Idempotency-Key, or None."""
+
+    # Volumes. Changes of a volume's holder are part of its sandbox's own transactions: `add_sandbox` with a `volume_id`
+    # attaches, and whatever makes a sandbox final, or forgets it, detaches.
+
+    async def add_volume(self, volume: Volume) -> None:
+        """Raises AlreadyExists: the tenant has one of that name."""
+
+    async def get_volume(self, tenant: TenantId, name_or_id: str) -> Volume:
+        """Raises VolumeNotFound, also for another tenant's."""
+
+    async def list_volumes(self, tenant: TenantId) -> Sequence[Volume]:
+        """Newest first; none that is DELETING."""
+
+    async def set_volume_status(
+        self,
+        volume_id: VolumeId,
+        status: VolumeStatus,
+        *,
+        expected: VolumeStatus,
+        at: dt.datetime,
+        region: str | None = None,
+    ) -> Volume | None:
+        """
+        Move from *expected* to *status*; None when it is in another. DELETING destroys its key, with a Receipt, in the
+        same transaction. *region* with STORED.
+        """
+
+    async def set_volume_lifetime(
+        self,
+        tenant: TenantId,
+        volume_id: VolumeId,
+        *,
+        days: int | None,
+        hours: int | None,
+        expires_at: dt.datetime | None,
+    ) -> Volume:
+        """Raises VolumeNotFound."""
+
+    async def forget_volume(self, volume_id: VolumeId) -> None:
+        """Remove the record of one that is DELETING, once nothing is left of it."""
+
+    async def volumes_on_node(self, node_id: str) -> Sequence[Volume]:
+        """All tenants'."""
+
+    # Webhooks. Events of a sandbox are written by the transaction that changes its status, one delivery for each active
+    # webhook of its tenant that asks for them.
+
+    async def add_webhook(self, webhook: Webhook, *, max_webhooks: int) -> None:
+        """Raises LimitExceeded."""
+
+    async def list_webhooks(self, tenant: TenantId) -> Sequence[Webhook]:
+        """Newest first."""
+
+    async def enable_webhook(self, tenant: TenantId, webhook_id: WebhookId) -> Webhook:
+        """Active, without failures. Raises WebhookNotFound."""
+
+    async def delete_webhook(self, tenant: TenantId, webhook_id: WebhookId) -> bool:
+        """With its deliveries. Returns whether there was one."""
+
+    async def list_deliveries(self, tenant: TenantId, webhook_id: WebhookId, *, limit: int) -> Sequence[Delivery]:
+        """Newest first. Raises WebhookNotFound."""
+
+    async def add_event(self, event: Event) -> None:
+        """For what is no change of a sandbox."""
+
+    async def due_deliveries(self, now: dt.datetime, *, limit: int) -> Sequence[tuple[Delivery, Webhook]]:
+        """All tenants' pending ones whose next try is due, oldest first, of active webhooks."""
+
+    async def next_delivery(self) -> dt.datetime | None:
+        """When the next pending one of an active webhook is due; None when there is none."""
+
+    async def record_delivery(self, delivery: Delivery, *, max_failures: int) -> None:
+        """
+        Record a try. DELIVERED sets its webhook's failures to 0; FAILED adds one, and *max_failures* switch it off.
+        """
+
+    async def prune_deliveries(self, before: dt.datetime, *, limit: int) -> int:
+        """Remove at most *limit* finished ones older than *before*. Returns how many."""
+
+    # Usage.
+
+    async def add_usage(self, totals: Mapping[SandboxId, MachineTotal], *, at: dt.datetime) -> None:
+        """
+        Record what machines have used so far. Idempotent: a machine's total replaces what was known of that machine,
+        and what its sandbox's former machines used stays.
+        """
+
+    async def usage(self, tenant: TenantId, sandbox_id: SandboxId) -> Usage:
+        """Raises SandboxNotFound."""
+
+    async def tenant_usage(
+        self, tenant: TenantId, *, since: dt.date, until: dt.date
+    ) -> Sequence[tuple[dt.date, Usage]]:
+        """By day (UTC), oldest first, days without use left out; both ends included."""
 
     async def ping(self) -> None:
         """Raises Unavailable when the store does not answer."""

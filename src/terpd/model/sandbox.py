@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from terpd.model.errors import StateConflict
-from terpd.model.ids import SandboxId, StateId, TenantId
+from terpd.model.ids import SandboxId, StateId, TenantId, VolumeId
 from terpd.model.network import Credential
 
 
@@ -102,6 +102,7 @@ class Sandbox:
         report_only: See `NetworkPolicy`.
         credentials: Without their values, which are in the server's memory only.
         preview_auth: Previews ask for a token, which is derived from the server's key and stands nowhere.
+        volume, volume_id: The volume at /persist, by the name it had then; it is held until the sandbox is final.
         key_id: Names its data key; it stays readable when the key is destroyed.
         sealed_key: The data key, wrapped by the server's key; None once it is destroyed.
     """
@@ -132,6 +133,8 @@ class Sandbox:
     report_only: bool = False
     credentials: Sequence[Credential] = ()
     preview_auth: bool = False
+    volume: str | None = None
+    volume_id: VolumeId | None = None
     key_id: str | None = None
     sealed_key: bytes | None = field(default=None, repr=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from terpd.model.ids import KeyId, SandboxId, StateId, TenantId
+from terpd.model.ids import KeyId, SandboxId, StateId, TenantId, VolumeId
 from terpd.model.network import Credential, Decision, EgressRecord, Protocol, Reason, Traffic
 from terpd.model.ports import ApiKey
 from terpd.model.sandbox import EndReason, Network, OnTimeout, Sandbox, Size, Status
@@ -43,6 +43,8 @@ def sandbox_to_row(sandbox: Sandbox) -> dict[str, Any]:
         "report_only": sandbox.report_only,
         "preview_auth": sandbox.preview_auth,
         "credentials": [_credential_to_json(credential) for credential in sandbox.credentials],
+        "volume": sandbox.volume,
+        "volume_id": sandbox.volume_id,
     }
 
 
@@ -76,6 +78,8 @@ def sandbox_from_row(row: Any) -> Sandbox:
         report_only=row.report_only,
         preview_auth=row.preview_auth,
         credentials=tuple(_credential_from_json(credential) for credential in row.credentials or ()),
+        volume=row.volume,
+        volume_id=None if row.volume_id is None else VolumeId(row.volume_id),
     )
 
 

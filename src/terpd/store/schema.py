@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-REVISION = "0003"  # of the migrations; the code refuses a database that is newer
+REVISION = "0005"  # of the migrations; the code refuses a database that is newer
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -89,6 +89,8 @@ sandboxes = sa.Table(
     sa.Column("report_only", sa.Boolean, nullable=False, server_default=sa.false()),  # this and the next: as above
     sa.Column("preview_auth", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("credentials", JsonText),  # a list of mappings, without values
+    sa.Column("volume", sa.Text),  # the volume's name then
+    sa.Column("volume_id", sa.String(40)),
     sa.Index(None, "tenant", "id"),  # pages, newest first
     sa.Index(None, "tenant", "status"),  # those of a tenant that count against its limits
     sa.Index(None, "node_id", "status", "expires_at"),  # leases of those that run, and reconciliation
@@ -198,4 +200,83 @@ traffic = sa.Table(
     sa.Column("bytes_in", sa.BigInteger, nullable=False),
     sa.Column("connections", sa.BigInteger, nullable=False),
     sa.Column("blocked", sa.BigInteger, nullable=False),
+)
+
+volumes = sa.Table(
+    "volumes",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("tenant", sa.String(64), nullable=False),
+    sa.Column("name", sa.Text),  # null once it is DELETING, so that the name is free
+    sa.Column("size_mib", sa.Integer, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("region", sa.String(64), nullable=False),
+    sa.Column("node_id", sa.String(64)),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("attached_to", sa.String(40)),  # a sandbox
+    sa.Column("lifetime_days", sa.Integer),
+    sa.Column("lifetime_hours", sa.Integer),
+    sa.Column("expires_at", UtcTime),
+    sa.Column("key_id", sa.String(40)),
+    sa.Column("sealed_key", sa.LargeBinary),
+    sa.UniqueConstraint("tenant", "name"),
+    sa.Index(None, "tenant", "id"),  # newest first
+    sa.Index(None, "attached_to"),
+    sa.Index(None, "node_id"),
+)
+
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("tenant", sa.String(64), nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("event_types", JsonText),  # a list of types; null for all
+    sa.Column("active", sa.Boolean, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("last_delivery_at", UtcTime),
+    sa.Column("last_error", sa.Text),
+    sa.Column("sealed_secret", sa.LargeBinary, nullable=False),
+    sa.Index(None, "tenant", "id"),
+)
+
+# The outbox: what is pending is written in the transaction of what happened.
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("webhook_id", sa.ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("type", sa.String(32), nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("next_try_at", UtcTime, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("response_status", sa.Integer),
+    sa.Column("error", sa.Text),
+    sa.Column("finished_at", UtcTime),
+    sa.Index(None, "webhook_id", "id"),  # newest first
+    sa.Index(None, "status", "next_try_at"),  # what is due
+    sa.Index(None, "finished_at"),  # what is old
+)
+
+# What each machine of a sandbox has used; one row a machine, so that recording a total twice changes nothing.
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("sandbox_id", sa.String(40), primary_key=True),
+    sa.Column("machine", sa.String(64), primary_key=True),
+    sa.Column("cpu_us", sa.BigInteger, nullable=False),
+    sa.Column("memory_byte_s", sa.BigInteger, nullable=False),
+)
+
+# By tenant and day, increased in the transaction that records what a machine has used since.
+daily_usage = sa.Table(
+    "daily_usage",
+    metadata,
+    sa.Column("tenant", sa.String(64), primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True),  # since the Unix epoch, UTC
+    sa.Column("cpu_us", sa.BigInteger, nullable=False),
+    sa.Column("memory_byte_s", sa.BigInteger, nullable=False),
 )

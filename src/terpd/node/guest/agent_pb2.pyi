@@ -40,6 +40,10 @@ class Request(_message.Message):
     EXEC_START_FIELD_NUMBER: _builtins.int
     EXEC_ATTACH_FIELD_NUMBER: _builtins.int
     EXEC_SIGNAL_FIELD_NUMBER: _builtins.int
+    EXEC_LIST_FIELD_NUMBER: _builtins.int
+    EXEC_INPUT_FIELD_NUMBER: _builtins.int
+    EXEC_RESIZE_FIELD_NUMBER: _builtins.int
+    EXEC_LOG_FIELD_NUMBER: _builtins.int
     FILE_READ_FIELD_NUMBER: _builtins.int
     FILE_WRITE_FIELD_NUMBER: _builtins.int
     FILE_LIST_FIELD_NUMBER: _builtins.int
@@ -47,6 +51,14 @@ class Request(_message.Message):
     FILE_MKDIR_FIELD_NUMBER: _builtins.int
     FILE_MOVE_FIELD_NUMBER: _builtins.int
     FILE_REMOVE_FIELD_NUMBER: _builtins.int
+    FILE_WATCH_FIELD_NUMBER: _builtins.int
+    FILE_ARCHIVE_FIELD_NUMBER: _builtins.int
+    FILE_EXTRACT_FIELD_NUMBER: _builtins.int
+    CONNECT_FIELD_NUMBER: _builtins.int
+    ENV_CHANGE_FIELD_NUMBER: _builtins.int
+    ENV_LIST_FIELD_NUMBER: _builtins.int
+    VOLUME_ATTACH_FIELD_NUMBER: _builtins.int
+    VOLUME_DETACH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -64,6 +76,14 @@ class Request(_message.Message):
     @_builtins.property
     def exec_signal(self) -> Global___ExecSignal: ...
     @_builtins.property
+    def exec_list(self) -> Global___ExecList: ...
+    @_builtins.property
+    def exec_input(self) -> Global___ExecInput: ...
+    @_builtins.property
+    def exec_resize(self) -> Global___ExecResize: ...
+    @_builtins.property
+    def exec_log(self) -> Global___ExecLog: ...
+    @_builtins.property
     def file_read(self) -> Global___FileRead: ...
     @_builtins.property
     def file_write(self) -> Global___FileWrite: ...
@@ -77,6 +97,22 @@ class Request(_message.Message):
     def file_move(self) -> Global___FileMove: ...
     @_builtins.property
     def file_remove(self) -> Global___FileRemove: ...
+    @_builtins.property
+    def file_watch(self) -> Global___FileWatch: ...
+    @_builtins.property
+    def file_archive(self) -> Global___FileArchive: ...
+    @_builtins.property
+    def file_extract(self) -> Global___FileExtract: ...
+    @_builtins.property
+    def connect(self) -> Global___Connect: ...
+    @_builtins.property
+    def env_change(self) -> Global___EnvChange: ...
+    @_builtins.property
+    def env_list(self) -> Global___EnvList: ...
+    @_builtins.property
+    def volume_attach(self) -> Global___VolumeAttach: ...
+    @_builtins.property
+    def volume_detach(self) -> Global___VolumeDetach: ...
     def __init__(
         self,
         *,
@@ -88,6 +124,10 @@ class Request(_message.Message):
         exec_start: Global___ExecStart | None = ...,
         exec_attach: Global___ExecAttach | None = ...,
         exec_signal: Global___ExecSignal | None = ...,
+        exec_list: Global___ExecList | None = ...,
+        exec_input: Global___ExecInput | None = ...,
+        exec_resize: Global___ExecResize | None = ...,
+        exec_log: Global___ExecLog | None = ...,
         file_read: Global___FileRead | None = ...,
         file_write: Global___FileWrite | None = ...,
         file_list: Global___FileList | None = ...,
@@ -95,12 +135,20 @@ class Request(_message.Message):
         file_mkdir: Global___FileMkdir | None = ...,
         file_move: Global___FileMove | None = ...,
         file_remove: Global___FileRemove | None = ...,
+        file_watch: Global___FileWatch | None = ...,
+        file_archive: Global___FileArchive | None = ...,
+        file_extract: Global___FileExtract | None = ...,
+        connect: Global___Connect | None = ...,
+        env_change: Global___EnvChange | None = ...,
+        env_list: Global___EnvList | None = ...,
+        volume_attach: Global___VolumeAttach | None = ...,
+        volume_detach: Global___VolumeDetach | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "exec_attach", b"exec_attach", "exec_signal", b"exec_signal", "exec_start", b"exec_start", "file_list", b"file_list", "file_mkdir", b"file_mkdir", "file_move", b"file_move", "file_read", b"file_read", "file_remove", b"file_remove", "file_stat", b"file_stat", "file_write", b"file_write", "freeze", b"freeze", "hello", b"hello", "ping", b"ping", "stats", b"stats", "wake", b"wake"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "connect", b"connect", "env_change", b"env_change", "env_list", b"env_list", "exec_attach", b"exec_attach", "exec_input", b"exec_input", "exec_list", b"exec_list", "exec_log", b"exec_log", "exec_resize", b"exec_resize", "exec_signal", b"exec_signal", "exec_start", b"exec_start", "file_archive", b"file_archive", "file_extract", b"file_extract", "file_list", b"file_list", "file_mkdir", b"file_mkdir", "file_move", b"file_move", "file_read", b"file_read", "file_remove", b"file_remove", "file_stat", b"file_stat", "file_watch", b"file_watch", "file_write", b"file_write", "freeze", b"freeze", "hello", b"hello", "ping", b"ping", "stats", b"stats", "volume_attach", b"volume_attach", "volume_detach", b"volume_detach", "wake", b"wake"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "exec_attach", b"exec_attach", "exec_signal", b"exec_signal", "exec_start", b"exec_start", "file_list", b"file_list", "file_mkdir", b"file_mkdir", "file_move", b"file_move", "file_read", b"file_read", "file_remove", b"file_remove", "file_stat", b"file_stat", "file_write", b"file_write", "freeze", b"freeze", "hello", b"hello", "ping", b"ping", "stats", b"stats", "wake", b"wake"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "connect", b"connect", "env_change", b"env_change", "env_list", b"env_list", "exec_attach", b"exec_attach", "exec_input", b"exec_input", "exec_list", b"exec_list", "exec_log", b"exec_log", "exec_resize", b"exec_resize", "exec_signal", b"exec_signal", "exec_start", b"exec_start", "file_archive", b"file_archive", "file_extract", b"file_extract", "file_list", b"file_list", "file_mkdir", b"file_mkdir", "file_move", b"file_move", "file_read", b"file_read", "file_remove", b"file_remove", "file_stat", b"file_stat", "file_watch", b"file_watch", "file_write", b"file_write", "freeze", b"freeze", "hello", b"hello", "ping", b"ping", "stats", b"stats", "volume_attach", b"volume_attach", "volume_detach", b"volume_detach", "wake", b"wake"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_call: _TypeAlias = _typing.Literal["hello", "wake", "freeze", "ping", "stats", "exec_start", "exec_attach", "exec_signal", "file_read", "file_write", "file_list", "file_stat", "file_mkdir", "file_move", "file_remove"]  # noqa: Y015
+    _WhichOneofReturnType_call: _TypeAlias = _typing.Literal["hello", "wake", "freeze", "ping", "stats", "exec_start", "exec_attach", "exec_signal", "exec_list", "exec_input", "exec_resize", "exec_log", "file_read", "file_write", "file_list", "file_stat", "file_mkdir", "file_move", "file_remove", "file_watch", "file_archive", "file_extract", "connect", "env_change", "env_list", "volume_attach", "volume_detach"]  # noqa: Y015
     _WhichOneofArgType_call: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_call) -> _WhichOneofReturnType_call | None: ...
 
@@ -114,17 +162,25 @@ class Reply(_message.Message):
 
     HELLO_FIELD_NUMBER: _builtins.int
     WAKE_FIELD_NUMBER: _builtins.int
+    FREEZE_FIELD_NUMBER: _builtins.int
     STATS_FIELD_NUMBER: _builtins.int
     EXEC_STARTED_FIELD_NUMBER: _builtins.int
     EXEC_OUTPUT_FIELD_NUMBER: _builtins.int
     EXEC_EXITED_FIELD_NUMBER: _builtins.int
+    EXEC_ENTRIES_FIELD_NUMBER: _builtins.int
+    EXEC_INPUT_FIELD_NUMBER: _builtins.int
+    EXEC_LOG_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
     WRITTEN_FIELD_NUMBER: _builtins.int
+    FILE_EVENT_FIELD_NUMBER: _builtins.int
+    ENV_NAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___HelloReply: ...
     @_builtins.property
     def wake(self) -> Global___WakeReply: ...
+    @_builtins.property
+    def freeze(self) -> Global___FreezeReply: ...
     @_builtins.property
     def stats(self) -> Global___StatsReply: ...
     @_builtins.property
@@ -134,29 +190,45 @@ class Reply(_message.Message):
     @_builtins.property
     def exec_exited(self) -> Global___ExecExited: ...
     @_builtins.property
+    def exec_entries(self) -> Global___ExecEntries: ...
+    @_builtins.property
+    def exec_input(self) -> Global___ExecInputReply: ...
+    @_builtins.property
+    def exec_log(self) -> Global___ExecLogInfo: ...
+    @_builtins.property
     def file(self) -> Global___FileInfo: ...
     @_builtins.property
     def entries(self) -> Global___FileEntries: ...
     @_builtins.property
     def written(self) -> Global___FileWritten: ...
+    @_builtins.property
+    def file_event(self) -> Global___FileEvent: ...
+    @_builtins.property
+    def env_names(self) -> Global___EnvNames: ...
     def __init__(
         self,
         *,
         hello: Global___HelloReply | None = ...,
         wake: Global___WakeReply | None = ...,
+        freeze: Global___FreezeReply | None = ...,
         stats: Global___StatsReply | None = ...,
         exec_started: Global___ExecStarted | None = ...,
         exec_output: Global___ExecOutput | None = ...,
         exec_exited: Global___ExecExited | None = ...,
+        exec_entries: Global___ExecEntries | None = ...,
+        exec_input: Global___ExecInputReply | None = ...,
+        exec_log: Global___ExecLogInfo | None = ...,
         file: Global___FileInfo | None = ...,
         entries: Global___FileEntries | None = ...,
         written: Global___FileWritten | None = ...,
+        file_event: Global___FileEvent | None = ...,
+        env_names: Global___EnvNames | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "exec_exited", b"exec_exited", "exec_output", b"exec_output", "exec_started", b"exec_started", "file", b"file", "hello", b"hello", "kind", b"kind", "stats", b"stats", "wake", b"wake", "written", b"written"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "env_names", b"env_names", "exec_entries", b"exec_entries", "exec_exited", b"exec_exited", "exec_input", b"exec_input", "exec_log", b"exec_log", "exec_output", b"exec_output", "exec_started", b"exec_started", "file", b"file", "file_event", b"file_event", "freeze", b"freeze", "hello", b"hello", "kind", b"kind", "stats", b"stats", "wake", b"wake", "written", b"written"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "exec_exited", b"exec_exited", "exec_output", b"exec_output", "exec_started", b"exec_started", "file", b"file", "hello", b"hello", "kind", b"kind", "stats", b"stats", "wake", b"wake", "written", b"written"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "env_names", b"env_names", "exec_entries", b"exec_entries", "exec_exited", b"exec_exited", "exec_input", b"exec_input", "exec_log", b"exec_log", "exec_output", b"exec_output", "exec_started", b"exec_started", "file", b"file", "file_event", b"file_event", "freeze", b"freeze", "hello", b"hello", "kind", b"kind", "stats", b"stats", "wake", b"wake", "written", b"written"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "wake", "stats", "exec_started", "exec_output", "exec_exited", "file", "entries", "written"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "wake", "freeze", "stats", "exec_started", "exec_output", "exec_exited", "exec_entries", "exec_input", "exec_log", "file", "entries", "written", "file_event", "env_names"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -193,6 +265,8 @@ class Status(_message.Message):
         UNAVAILABLE: Status._Code.ValueType  # 10
         """not woken yet, or frozen: only Hello, Ping, Wake and Freeze are served"""
         INTERNAL: Status._Code.ValueType  # 11
+        BUSY: Status._Code.ValueType  # 12
+        """something that runs stands in the way; nothing was changed"""
 
     class Code(_Code, metaclass=_CodeEnumTypeWrapper): ...
     OK: Status.Code.ValueType  # 0
@@ -214,6 +288,8 @@ class Status(_message.Message):
     UNAVAILABLE: Status.Code.ValueType  # 10
     """not woken yet, or frozen: only Hello, Ping, Wake and Freeze are served"""
     INTERNAL: Status.Code.ValueType  # 11
+    BUSY: Status.Code.ValueType  # 12
+    """something that runs stands in the way; nothing was changed"""
 
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -334,6 +410,26 @@ class Wake(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class EphemeralEnvEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ENTROPY_FIELD_NUMBER: _builtins.int
     UNIX_TIME_NS_FIELD_NUMBER: _builtins.int
     HOSTNAME_FIELD_NUMBER: _builtins.int
@@ -341,6 +437,7 @@ class Wake(_message.Message):
     ENV_FIELD_NUMBER: _builtins.int
     KEEP_ENV_FIELD_NUMBER: _builtins.int
     FORKED_FIELD_NUMBER: _builtins.int
+    EPHEMERAL_ENV_FIELD_NUMBER: _builtins.int
     TRUST_FIELD_NUMBER: _builtins.int
     entropy: _builtins.bytes
     """32 to 64 bytes of host randomness, fed by RNDADDENTROPY then RNDRESEEDCRNG"""
@@ -355,13 +452,17 @@ class Wake(_message.Message):
     forked: _builtins.bool
     """the guest is from now on another than the one that was saved: before they are thawed, user"""
     trust: _builtins.bytes
-    """processes that catch signal 63 (SIGRTMAX-1) are sent it, to renew random state of their own.
-    Not to those that catch 62 as well: who catches all signals passes them on or ignores them
-    PEM certificates that programs of the guest trust besides those of its template; 64 KiB at most.
-    """
+    """PEM certificates that programs of the guest trust besides those of its template; 64 KiB at most."""
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """the sandbox's environment, kept in agent memory only; replaces what was there"""
+
+    @_builtins.property
+    def ephemeral_env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """processes that catch signal 63 (SIGRTMAX-1) are sent it, to renew random state of their own.
+        Not to those that catch 62 as well: who catches all signals passes them on or ignores them
+        what FreezeReply took away, given back
+        """
 
     def __init__(
         self,
@@ -373,11 +474,12 @@ class Wake(_message.Message):
         env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         keep_env: _builtins.bool = ...,
         forked: _builtins.bool = ...,
+        ephemeral_env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         trust: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entropy", b"entropy", "env", b"env", "forked", b"forked", "hostname", b"hostname", "keep_env", b"keep_env", "machine_id", b"machine_id", "trust", b"trust", "unix_time_ns", b"unix_time_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entropy", b"entropy", "env", b"env", "ephemeral_env", b"ephemeral_env", "forked", b"forked", "hostname", b"hostname", "keep_env", b"keep_env", "machine_id", b"machine_id", "trust", b"trust", "unix_time_ns", b"unix_time_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -408,24 +510,72 @@ class Freeze(_message.Message):
     """Prepares the guest for a snapshot: freezes the user cgroup, syncs file systems; optionally drops the
     clean page cache. After it only Hello, Ping, Wake and Freeze are served. END only. An ExecStart that came before it
     is started before it, if that takes no longer than 2 s, and otherwise goes on with its start behind Wake. Until Wake no ExecOutput and no ExecExited follow its END: the host has had all that was sent.
+    With `withhold_secrets` it first looks for running commands that were started with `secrets`: if there is one it answers BUSY
+    and nothing is frozen. Else the ephemeral environment is taken out of the agent's memory, which is zeroed, and handed to
+    the host in a FreezeReply, so that a snapshot has none of it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DROP_PAGE_CACHE_FIELD_NUMBER: _builtins.int
+    WITHHOLD_SECRETS_FIELD_NUMBER: _builtins.int
     drop_page_cache: _builtins.bool
+    withhold_secrets: _builtins.bool
     def __init__(
         self,
         *,
         drop_page_cache: _builtins.bool = ...,
+        withhold_secrets: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop_page_cache", b"drop_page_cache"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop_page_cache", b"drop_page_cache", "withhold_secrets", b"withhold_secrets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Freeze: _TypeAlias = Freeze  # noqa: Y015
+
+@_typing.final
+class FreezeReply(_message.Message):
+    """only with `withhold_secrets`"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EphemeralEnvEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    EPHEMERAL_ENV_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ephemeral_env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        ephemeral_env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ephemeral_env", b"ephemeral_env"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FreezeReply: _TypeAlias = FreezeReply  # noqa: Y015
 
 @_typing.final
 class Stats(_message.Message):
@@ -528,6 +678,26 @@ class ExecStart(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SecretsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     EXEC_ID_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
     ARGV_FIELD_NUMBER: _builtins.int
@@ -535,6 +705,9 @@ class ExecStart(_message.Message):
     ENV_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     STDIN_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    BACKGROUND_FIELD_NUMBER: _builtins.int
+    PTY_FIELD_NUMBER: _builtins.int
     exec_id: _builtins.str
     """chosen by the host: 1 to 64 of [A-Za-z0-9_-]; an existing id is EXISTS"""
     command: _builtins.str
@@ -545,6 +718,8 @@ class ExecStart(_message.Message):
     """0: none"""
     stdin: _builtins.bool
     """false: stdin is /dev/null"""
+    background: _builtins.bool
+    """stdout and stderr are one pipe, in the order they were written, and go to a log on disk; see"""
     @_builtins.property
     def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """instead of command: run directly, argv[0] looked up in PATH"""
@@ -552,6 +727,17 @@ class ExecStart(_message.Message):
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """over the sandbox's environment"""
+
+    @_builtins.property
+    def secrets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """over env, for this command alone; zeroed in the agent's memory once it is spawned"""
+
+    @_builtins.property
+    def pty(self) -> Global___Pty:
+        """ExecLog. The command is never held back for a reader, listed by ExecList, and stays so when it
+        has exited. Replies: ExecStarted, then END: ExecAttach follows it
+        a terminal of its own for stdin, stdout and stderr; output is STDOUT, in the ring. What types
+        """
 
     def __init__(
         self,
@@ -563,14 +749,41 @@ class ExecStart(_message.Message):
         env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         timeout_ms: _builtins.int = ...,
         stdin: _builtins.bool = ...,
+        secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        background: _builtins.bool = ...,
+        pty: Global___Pty | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pty", b"pty"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "command", b"command", "cwd", b"cwd", "env", b"env", "exec_id", b"exec_id", "stdin", b"stdin", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "background", b"background", "command", b"command", "cwd", b"cwd", "env", b"env", "exec_id", b"exec_id", "pty", b"pty", "secrets", b"secrets", "stdin", b"stdin", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExecStart: _TypeAlias = ExecStart  # noqa: Y015
+
+@_typing.final
+class Pty(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    cols: _builtins.int
+    """1 to 1000"""
+    rows: _builtins.int
+    """1 to 1000"""
+    def __init__(
+        self,
+        *,
+        cols: _builtins.int = ...,
+        rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cols", b"cols", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pty: _TypeAlias = Pty  # noqa: Y015
 
 @_typing.final
 class ExecAttach(_message.Message):
@@ -727,6 +940,390 @@ class ExecSignal(_message.Message):
 Global___ExecSignal: _TypeAlias = ExecSignal  # noqa: Y015
 
 @_typing.final
+class ExecList(_message.Message):
+    """Background commands and terminals, running or exited, oldest first; 256 at most are kept, and then the one that exited first is
+    forgotten. Replies: one or more ExecEntries (no more than fit in a frame), then END.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecList: _TypeAlias = ExecList  # noqa: Y015
+
+@_typing.final
+class ExecEntries(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExecEntry]: ...
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___ExecEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecEntries: _TypeAlias = ExecEntries  # noqa: Y015
+
+@_typing.final
+class ExecEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXEC_ID_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    STARTED_NS_FIELD_NUMBER: _builtins.int
+    PTY_FIELD_NUMBER: _builtins.int
+    EXITED_FIELD_NUMBER: _builtins.int
+    exec_id: _builtins.str
+    command: _builtins.str
+    """its first 4 KiB"""
+    pid: _builtins.int
+    started_ns: _builtins.int
+    """wall clock of the guest, since the Unix epoch"""
+    pty: _builtins.bool
+    @_builtins.property
+    def exited(self) -> Global___ExecExited:
+        """absent: it runs"""
+
+    def __init__(
+        self,
+        *,
+        exec_id: _builtins.str = ...,
+        command: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        started_ns: _builtins.int = ...,
+        pty: _builtins.bool = ...,
+        exited: Global___ExecExited | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exited", b"exited"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "exec_id", b"exec_id", "exited", b"exited", "pid", b"pid", "pty", b"pty", "started_ns", b"started_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecEntry: _TypeAlias = ExecEntry  # noqa: Y015
+
+@_typing.final
+class ExecInput(_message.Message):
+    """Types into a terminal, or writes to the stdin of a command that has one and that no stream feeds. `offset` counts what was
+    accepted from the start: what lies before the agent's own count is skipped, so that a repetition types nothing twice; beyond it
+    is INVALID. Absent: append. Waits for room (64 KiB are kept for a program that does not read), then EXHAUSTED after 5 s.
+    Reply: ExecInputReply.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXEC_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
+    exec_id: _builtins.str
+    offset: _builtins.int
+    data: _builtins.bytes
+    """at most 32 KiB"""
+    close: _builtins.bool
+    """behind data; a terminal is sent its end-of-file character"""
+    def __init__(
+        self,
+        *,
+        exec_id: _builtins.str = ...,
+        offset: _builtins.int | None = ...,
+        data: _builtins.bytes = ...,
+        close: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_offset", b"_offset", "offset", b"offset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_offset", b"_offset", "close", b"close", "data", b"data", "exec_id", b"exec_id", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__offset: _TypeAlias = _typing.Literal["offset"]  # noqa: Y015
+    _WhichOneofArgType__offset: _TypeAlias = _typing.Literal["_offset", b"_offset"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__offset) -> _WhichOneofReturnType__offset | None: ...
+
+Global___ExecInput: _TypeAlias = ExecInput  # noqa: Y015
+
+@_typing.final
+class ExecInputReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    """bytes accepted from the start"""
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecInputReply: _TypeAlias = ExecInputReply  # noqa: Y015
+
+@_typing.final
+class ExecResize(_message.Message):
+    """END only; INVALID for what is no terminal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXEC_ID_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    exec_id: _builtins.str
+    @_builtins.property
+    def size(self) -> Global___Pty: ...
+    def __init__(
+        self,
+        *,
+        exec_id: _builtins.str = ...,
+        size: Global___Pty | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["size", b"size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exec_id", b"exec_id", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecResize: _TypeAlias = ExecResize  # noqa: Y015
+
+@_typing.final
+class ExecLog(_message.Message):
+    """A part of a background command's log. Replies: ExecLogInfo, then DATA frames of at most `limit` bytes under the host's credit,
+    then END. The log keeps the last 64 MiB: what is older is dropped from the front in whole MiB, and reading before `first_offset`
+    begins there. ExecAttach on a background command reads the log from its offset and goes on with what comes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXEC_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    exec_id: _builtins.str
+    offset: _builtins.int
+    limit: _builtins.int
+    """1 to 1 MiB"""
+    def __init__(
+        self,
+        *,
+        exec_id: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exec_id", b"exec_id", "limit", b"limit", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecLog: _TypeAlias = ExecLog  # noqa: Y015
+
+@_typing.final
+class ExecLogInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_OFFSET_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    EXITED_FIELD_NUMBER: _builtins.int
+    first_offset: _builtins.int
+    """of the oldest byte kept"""
+    offset: _builtins.int
+    """of the first byte that follows"""
+    size: _builtins.int
+    """bytes written so far"""
+    @_builtins.property
+    def exited(self) -> Global___ExecExited:
+        """absent: it runs"""
+
+    def __init__(
+        self,
+        *,
+        first_offset: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        size: _builtins.int = ...,
+        exited: Global___ExecExited | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exited", b"exited"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exited", b"exited", "first_offset", b"first_offset", "offset", b"offset", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecLogInfo: _TypeAlias = ExecLogInfo  # noqa: Y015
+
+@_typing.final
+class EnvChange(_message.Message):
+    """---- environment -------------------------------------------------------------------------------
+    Variables set while the sandbox lives, over those of Wake and under those of a command. In agent memory only; values are zeroed
+    when they are replaced, unset or spawned with. Wake without keep_env clears them. END only. All or nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SetEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SET_FIELD_NUMBER: _builtins.int
+    UNSET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def set(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """names [A-Za-z_][A-Za-z0-9_]*; 256 variables and 64 KiB in all at most"""
+
+    @_builtins.property
+    def unset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """unknown names are OK"""
+
+    def __init__(
+        self,
+        *,
+        set: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        unset: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["set", b"set", "unset", b"unset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnvChange: _TypeAlias = EnvChange  # noqa: Y015
+
+@_typing.final
+class EnvList(_message.Message):
+    """Reply: EnvNames. Values are never given back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnvList: _TypeAlias = EnvList  # noqa: Y015
+
+@_typing.final
+class EnvNames(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """sorted"""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnvNames: _TypeAlias = EnvNames  # noqa: Y015
+
+@_typing.final
+class Connect(_message.Message):
+    """---- services ----------------------------------------------------------------------------------
+    A byte stream to a program of the template that listens on /run/terp/NAME.sock. DATA both ways under credit; a DATA frame of
+    length 0 of either side closes that direction. END when both are closed, or the program is gone. NOT_FOUND: nobody listens.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """1 to 64 of [a-z0-9-]"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Connect: _TypeAlias = Connect  # noqa: Y015
+
+@_typing.final
+class VolumeAttach(_message.Message):
+    """---- volume ------------------------------------------------------------------------------------
+    The machine's second disk, a slot that is empty in the template, holds a volume of that size now: take the device anew, check its
+    file system (e2fsck -p, when it was not unmounted cleanly or the mount is refused) and mount it at /persist. Idempotent. END only.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VolumeAttach: _TypeAlias = VolumeAttach  # noqa: Y015
+
+@_typing.final
+class VolumeDetach(_message.Message):
+    """Sync and unmount; what still has files open there keeps a detached tree that can write no more once the device is gone. END only."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VolumeDetach: _TypeAlias = VolumeDetach  # noqa: Y015
+
+@_typing.final
 class FileRead(_message.Message):
     """---- files -------------------------------------------------------------------------------------
     Paths are absolute UTF-8 without NUL, at most 4096 bytes. Reads may name any path. Writes, mkdir, moves
@@ -794,15 +1391,19 @@ class FileWritten(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SIZE_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
     size: _builtins.int
+    files: _builtins.int
+    """of FileExtract: entries made"""
     def __init__(
         self,
         *,
         size: _builtins.int = ...,
+        files: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -981,3 +1582,129 @@ class FileRemove(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FileRemove: _TypeAlias = FileRemove  # noqa: Y015
+
+@_typing.final
+class FileWatch(_message.Message):
+    """What changes below a directory, or to a file. Replies: FileEvent READY once it watches, then one FileEvent a change until the host
+    ends the stream. Where the host is behind, or too much happens, one OVERFLOW stands for what was lost. A directory made later is
+    watched too, and what was in it before that is reported as CREATED. At most 8192 directories; more is EXHAUSTED.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    RECURSIVE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    recursive: _builtins.bool
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        recursive: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "recursive", b"recursive"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileWatch: _TypeAlias = FileWatch  # noqa: Y015
+
+@_typing.final
+class FileEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[FileEvent._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        READY: FileEvent._Kind.ValueType  # 0
+        CREATED: FileEvent._Kind.ValueType  # 1
+        MODIFIED: FileEvent._Kind.ValueType  # 2
+        REMOVED: FileEvent._Kind.ValueType  # 3
+        MOVED: FileEvent._Kind.ValueType  # 4
+        OVERFLOW: FileEvent._Kind.ValueType  # 5
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    READY: FileEvent.Kind.ValueType  # 0
+    CREATED: FileEvent.Kind.ValueType  # 1
+    MODIFIED: FileEvent.Kind.ValueType  # 2
+    REMOVED: FileEvent.Kind.ValueType  # 3
+    MOVED: FileEvent.Kind.ValueType  # 4
+    OVERFLOW: FileEvent.Kind.ValueType  # 5
+
+    KIND_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    MOVED_FROM_FIELD_NUMBER: _builtins.int
+    IS_DIR_FIELD_NUMBER: _builtins.int
+    kind: Global___FileEvent.Kind.ValueType
+    path: _builtins.str
+    """absolute"""
+    moved_from: _builtins.str
+    """of MOVED, where it is known; else the two halves are REMOVED and CREATED"""
+    is_dir: _builtins.bool
+    def __init__(
+        self,
+        *,
+        kind: Global___FileEvent.Kind.ValueType = ...,
+        path: _builtins.str = ...,
+        moved_from: _builtins.str = ...,
+        is_dir: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_dir", b"is_dir", "kind", b"kind", "moved_from", b"moved_from", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileEvent: _TypeAlias = FileEvent  # noqa: Y015
+
+@_typing.final
+class FileArchive(_message.Message):
+    """A directory (or file) as a tar stream (POSIX pax, names relative to it; a file: its own name): regular files, directories and
+    symlinks with modes and times; owners are left out, other kinds are skipped. DATA frames under the host's credit, then END.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileArchive: _TypeAlias = FileArchive  # noqa: Y015
+
+@_typing.final
+class FileExtract(_message.Message):
+    """The other way round: DATA frames with a tar stream, then one of length 0. Entries are made below `path`, which is made where missing
+    and must lie in a write root; each name is resolved below it (openat2 RESOLVE_BENEATH), so that neither `..` nor a symlink leads
+    out of it. Regular files, directories, symlinks and hard links; other kinds are skipped. Not atomic: what was made stays when
+    it fails. Reply: FileWritten.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileExtract: _TypeAlias = FileExtract  # noqa: Y015
