@@ -354,7 +354,7 @@ fn freeze_and_wake() {
     eventually("it ticks", || count() > 3);
 
     let mut host = agent.connect();
-    assert_eq!(host.call(Call::Freeze(Freeze { drop_page_cache: false })).code(), Code::Ok);
+    assert_eq!(host.call(Call::Freeze(Freeze::default())).code(), Code::Ok);
     assert_eq!(host.hello(), "frozen");
     let frozen_at = count();
     assert_eq!(host.exec("b", "true").code(), Code::Unavailable);

@@ -19,7 +19,7 @@ fn attach(id: &str, offset: u64) -> Call {
 }
 
 fn freeze() -> Call {
-    Call::Freeze(Freeze { drop_page_cache: false })
+    Call::Freeze(Freeze::default())
 }
 
 fn wake() -> Wake {

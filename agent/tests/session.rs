@@ -139,7 +139,7 @@ fn calls_are_bounded() {
     }
     let refused = host.newest;
     assert_eq!(host.finish(refused).code(), Code::Exhausted);
-    let frozen = host.call(Call::Freeze(Freeze { drop_page_cache: false }));
+    let frozen = host.call(Call::Freeze(Freeze::default()));
     assert_eq!(frozen.code(), Code::Unavailable, "it is served, and finds no cgroup");
     for stream in 1..refused {
         host.send(Kind::Cancel, stream, b"");

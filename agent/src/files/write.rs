@@ -38,7 +38,7 @@ pub(crate) fn write(roots: &WriteRoots, call: &Call, ask: &FileWrite) -> Result<
         size += data.len() as u64;
     }
     temporary.put_in_place(ask.mode).map_err(|errno| Fault::os(errno, path))?;
-    call.reply(reply::Kind::Written(FileWritten { size }))
+    call.reply(reply::Kind::Written(FileWritten { size, ..FileWritten::default() }))
 }
 
 impl<'a> Temporary<'a> {

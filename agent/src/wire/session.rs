@@ -253,5 +253,6 @@ fn perform(agent: &Agent, call: &Arc<Call>, ask: Ask, starting: Option<Starting>
         Ask::Hello(_) | Ask::Ping(_) | Ask::Wake(_) | Ask::Freeze(_) | Ask::ExecSignal(_) => {
             Err(Fault::new(Code::Internal, "this call is served elsewhere").into())
         }
+        _ => Err(Fault::invalid("the agent does not serve this call").into()),
     }
 }
