@@ -186,8 +186,8 @@ class Node(Protocol):
     def live_usage(self, sandbox_id: SandboxId) -> LiveUsage | None:
         """The last minute of its machine; None when it has none that is awake."""
 
-    def usage_totals(self) -> Mapping[SandboxId, MachineTotal]:
-        """Of each machine here, and of each that ended since it was asked last."""
+    def usage_totals(self) -> Collection[MachineTotal]:
+        """Of each machine that was handed out, and of each that ended since it was asked last."""
 
     async def set_network(self, sandbox_id: SandboxId, network: NetworkSpec) -> None:
         """
@@ -352,6 +352,34 @@ class Node(Protocol):
     async def remove_file(self, sandbox_id: SandboxId, path: str, *, recursive: bool) -> None: ...
 
     async def stats(self, sandbox_id: SandboxId) -> GuestStats: ...
+
+
+# ---- courier -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """
+    What came of a request: the status of its answer, or the reason why there is none, in the words of the user.
+
+    What was answered besides is not kept: whoever names an address must not read by us what is there.
+    """
+
+    status: int | None = None
+    error: str | None = None
+
+
+class Courier(Protocol):
+    """Posts to addresses that tenants name, and nowhere that is not public."""
+
+    async def check(self, url: str) -> None:
+        """
+        Raises:
+            InvalidRequest: It is no address that can be posted to, or leads to no public host as far as is known now.
+        """
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Posted:
+        """Post JSON, once, without following redirects. Takes 10 s at most; what goes wrong is in the answer."""
 
 
 # ---- store ---------------------------------------------------------------------------------------
@@ -631,26 +659,31 @@ class Store(Protocol):
     async def add_event(self, event: Event) -> None:
         """For what is no change of a sandbox."""
 
-    async def due_deliveries(self, now: dt.datetime, *, limit: int) -> Sequence[tuple[Delivery, Webhook]]:
-        """All tenants' pending ones whose next try is due, oldest first, of active webhooks."""
+    async def due_deliveries(self, now: dt.datetime, *, of_one: int, limit: int) -> Sequence[tuple[Delivery, Webhook]]:
+        """All tenants' pending ones whose next try is due, of active webhooks, oldest first; *of_one* each at most."""
 
-    async def next_delivery(self) -> dt.datetime | None:
-        """When the next pending one of an active webhook is due; None when there is none."""
+    async def count_pending_deliveries(self) -> int:
+        """All tenants'."""
 
-    async def record_delivery(self, delivery: Delivery, *, max_failures: int) -> None:
+    async def record_delivery(self, delivery: Delivery, *, max_failures: int) -> bool:
         """
-        Record a try. DELIVERED sets its webhook's failures to 0; FAILED adds one, and *max_failures* switch it off.
+        Record a try. DELIVERED sets its webhook's failures to 0; FAILED adds one, and *max_failures* switch it off:
+        what is pending for it then fails, too. Returns whether this switched it off. Deleted meanwhile: nothing to do.
         """
 
-    async def prune_deliveries(self, before: dt.datetime, *, limit: int) -> int:
-        """Remove at most *limit* finished ones older than *before*. Returns how many."""
+    async def prune_deliveries(self, before: dt.datetime, *, keep: int, limit: int) -> int:
+        """
+        Remove at most *limit* finished ones, those older than *before* and those of a webhook beyond the *keep* newest.
+        Returns how many.
+        """
 
     # Usage.
 
-    async def add_usage(self, totals: Mapping[SandboxId, MachineTotal], *, at: dt.datetime) -> None:
+    async def add_usage(self, totals: Collection[MachineTotal], *, at: dt.datetime) -> None:
         """
-        Record what machines have used so far. Idempotent: a machine's total replaces what was known of that machine,
-        and what its sandbox's former machines used stays.
+        Record what machines have used so far. Idempotent: a machine's total replaces what was known of that machine, if
+        it is more, and what its sandbox's former machines used stays. The difference counts for the day of *at*.
+        Sandboxes that are not on record are passed over.
         """
 
     async def usage(self, tenant: TenantId, sandbox_id: SandboxId) -> Usage:

@@ -6,42 +6,45 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from terpd.model.ids import SandboxId
+
 SAMPLE_INTERVAL_S = 1
 WINDOW_S = 60
 
 
 @dataclass(frozen=True, slots=True)
 class UsageSample:
-    """`cpu_percent` of the cores it has (all busy is 100); `memory_bytes` is its working set."""
+    """
+    One second of a machine.
+
+    Attributes:
+        cores_used: On average since the sample before.
+        memory_bytes: The working set, without what the kernel can take back at once.
+    """
 
     at: dt.datetime
-    cpu_percent: float
+    cores_used: float
     memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class LiveUsage:
-    """
-    The last minute of a machine. `cores_used` and `memory_bytes` are of its last sample; None before there are two.
+    """The last minute of a machine: `samples` are oldest first, one a second, `WINDOW_S` at most, and may be none."""
 
-    `samples` are oldest first, one a second, 60 at most.
-    """
-
-    cores_used: float | None
-    memory_bytes: int | None
     samples: Sequence[UsageSample]
 
 
 @dataclass(frozen=True, slots=True)
 class MachineTotal:
     """
-    What one machine has used since it was started; only ever grows. A sandbox has another machine after each resume.
+    What one machine has used since it was its sandbox's; only ever grows. A sandbox has another one after each resume.
 
     Attributes:
         machine: Names this machine among all the sandbox ever had.
         memory_byte_s: Its working set, summed up over seconds.
     """
 
+    sandbox_id: SandboxId
     machine: str
     cpu_us: int
     memory_byte_s: int
