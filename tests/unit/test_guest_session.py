@@ -13,7 +13,7 @@ from terpd.node.guest import session as session_module
 from terpd.node.guest.frames import HEADER, Frame, FrameType, Violation, decode_credit, encode_credit
 from terpd.node.guest.inbox import CHUNK_BYTES, Chunk, Inbox
 from terpd.node.guest.session import Session
-from terpd.node.guest.stream import GRAMMAR, MAX_ENTRIES, WINDOW_BYTES, Stream
+from terpd.node.guest.stream import GRAMMAR, MAX_COMMANDS, MAX_ENTRIES, WINDOW_BYTES, Phase, Stream, grammar_of
 
 REQUESTS = {
     "hello": wire.Request(hello=wire.Hello()),
@@ -78,7 +78,7 @@ def test_a_reply_that_the_call_does_not_have_is_a_violation(call: str, arm: str)
     assert (stream(call).receive(FrameType.MESSAGE, reply.SerializeToString()) is None) is allowed
 
 
-@pytest.mark.parametrize("call", sorted(call for call, grammar in GRAMMAR.items() if grammar))
+@pytest.mark.parametrize("call", sorted(call for call, grammar in GRAMMAR.items() if Phase.OPENED in grammar))
 def test_end_ok_before_the_reply_is_a_violation(call: str) -> None:
     """A call that has a reply cannot end well without it, but may fail without it."""
     assert end(stream(call)) is not None
@@ -289,3 +289,33 @@ def test_output_byte_by_byte_from_two_streams_stays_small() -> None:
         assert isinstance(chunk, Chunk)
         taken += len(chunk.data)
     assert taken == WINDOW_BYTES
+
+
+@pytest.mark.parametrize("start", [wire.ExecStart(background=True), wire.ExecStart(pty=wire.Pty(cols=80, rows=24))])
+def test_a_command_that_is_not_followed_says_started_and_end(start: wire.ExecStart) -> None:
+    """Its start is all that there is to say; output is out of place."""
+    grammar = grammar_of(wire.Request(exec_start=start))
+    silent, talkative = Stream(1, "exec_start", grammar), Stream(1, "exec_start", grammar)
+    for call in (silent, talkative):
+        assert say(call, exec_started=wire.ExecStarted(pid=2)) is None
+
+    assert end(silent) is None
+    assert say(talkative, exec_output=output(b"x", 0)) is not None
+
+
+def test_a_freeze_answers_once_or_not_at_all() -> None:
+    """Agents that have nothing to withhold say END only; a second answer is out of place."""
+    assert end(stream("freeze")) is None
+    call = stream("freeze")
+    assert say(call, freeze=wire.FreezeReply()) is None
+    assert say(call, freeze=wire.FreezeReply()) is not None
+
+
+def test_commands_listed_are_bounded() -> None:
+    """No more entries than a guest keeps, and no endless row of empty replies."""
+    call, endless = stream("exec_list"), stream("exec_list")
+    entries = [wire.ExecEntry(exec_id=f"cmd_{n}") for n in range(MAX_COMMANDS)]
+    assert say(call, exec_entries=wire.ExecEntries(entries=entries)) is None
+    assert say(call, exec_entries=wire.ExecEntries(entries=entries[:1])) is not None
+    assert say(endless, exec_entries=wire.ExecEntries()) is None
+    assert say(endless, exec_entries=wire.ExecEntries()) is not None

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from terpd.model.errors import GuestFault, StateConflict, Unavailable
-from terpd.model.guest import ExecEvent, ExecRequest, FileInfo, GuestStats
+from terpd.model.guest import CommandInfo, ExecEvent, ExecRequest, FileInfo, GuestStats, LogPage, PtySize
 from terpd.model.ids import ExecId, SandboxId, StateId
 from terpd.model.network import EgressRecord, NetworkSpec
 from terpd.model.ports import MachinePhase, MachineSpec, NodeCapacity, StateRef
@@ -61,8 +61,12 @@ class Host:
     async def pause_machine(self, sandbox_id: SandboxId, *, key: bytes, into: StateRef) -> SavedState:
         return await self._supervisor.capture_machine(sandbox_id, key=key, into=into, hold=True)
 
-    async def snapshot_machine(self, sandbox_id: SandboxId, *, key: bytes, into: StateRef) -> SavedState:
-        return await self._supervisor.capture_machine(sandbox_id, key=key, into=into, hold=False)
+    async def snapshot_machine(
+        self, sandbox_id: SandboxId, *, key: bytes, into: StateRef, withhold_secrets: bool
+    ) -> SavedState:
+        return await self._supervisor.capture_machine(
+            sandbox_id, key=key, into=into, hold=False, withhold_secrets=withhold_secrets
+        )
 
     async def continue_machine(self, sandbox_id: SandboxId) -> None:
         await self._supervisor.continue_machine(sandbox_id)
@@ -128,6 +132,32 @@ class Host:
     async def signal(self, sandbox_id: SandboxId, exec_id: ExecId, signal: int) -> None:
         async with self._guest(sandbox_id) as guest:
             await guest.signal(exec_id, signal)
+
+    async def list_commands(self, sandbox_id: SandboxId) -> Sequence[CommandInfo]:
+        async with self._guest(sandbox_id) as guest:
+            return await guest.list_commands()
+
+    async def read_log(self, sandbox_id: SandboxId, exec_id: ExecId, offset: int, limit: int) -> LogPage:
+        async with self._guest(sandbox_id) as guest:
+            return await guest.read_log(exec_id, offset, limit)
+
+    async def send_input(
+        self, sandbox_id: SandboxId, exec_id: ExecId, data: bytes, *, offset: int | None = None, close: bool = False
+    ) -> int:
+        async with self._guest(sandbox_id) as guest:
+            return await guest.send_input(exec_id, data, offset=offset, close=close)
+
+    async def resize_pty(self, sandbox_id: SandboxId, exec_id: ExecId, size: PtySize) -> None:
+        async with self._guest(sandbox_id) as guest:
+            await guest.resize_pty(exec_id, size)
+
+    async def change_env(self, sandbox_id: SandboxId, to_set: Mapping[str, str], to_unset: Collection[str]) -> None:
+        async with self._guest(sandbox_id) as guest:
+            await guest.change_env(to_set, to_unset)
+
+    async def env_names(self, sandbox_id: SandboxId) -> Sequence[str]:
+        async with self._guest(sandbox_id) as guest:
+            return await guest.env_names()
 
     async def read_file(self, sandbox_id: SandboxId, path: str, *, limit: int | None = None) -> AsyncIterator[bytes]:
         async with self._guest(sandbox_id) as guest:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -28,9 +28,12 @@ _STABLE_S = 10.0  # a session that lasted this long starts the attempts anew
 _RETURN_S = 10.0  # how long a command's stream waits for its guest
 
 
-def going_on() -> WakeUp:
-    """What a guest needs that goes on as the one it was: new entropy and the clock of now."""
-    return WakeUp(secrets.token_bytes(64), time.time_ns(), keep_env=True)
+def going_on(withheld: Mapping[str, str] | None = None) -> WakeUp:
+    """
+    What a guest needs that goes on as the one it was: new entropy, the clock of now, and the variables that a freeze
+    *withheld*.
+    """
+    return WakeUp(secrets.token_bytes(64), time.time_ns(), keep_env=True, ephemeral_env=withheld or {})
 
 
 class Parted(GuestFault):

@@ -316,19 +316,19 @@ class Machine:
         self.held = True
         self.gate.refuse(_HELD)
 
-    async def go_on(self) -> None:
+    async def go_on(self, withheld: Mapping[str, str] | None = None) -> None:
         """
-        Let a machine run that was stopped or whose guest was frozen, as the one it was.
+        Let a machine run that was stopped or whose guest was frozen, as the one it was, with what was *withheld*.
 
         Raises:
             GuestFault, DeadlineExceeded, VmmFailed: It cannot.
         """
         await self.vm.run()
         if self.link.answers:
-            await self.guest.wake(going_on(), timeout_s=WAKE_TIMEOUT_S)
+            await self.guest.wake(going_on(withheld), timeout_s=WAKE_TIMEOUT_S)
         else:
             await self.link.part()
-            await self.link.connect(going_on(), fresh=False)
+            await self.link.connect(going_on(withheld), fresh=False)
         self.held = False
         await self.let_calls_in()
 

@@ -146,14 +146,16 @@ class Supervisor:
             await self._captures.cancel(sandbox_id)
             await machine.stop()
 
-    async def capture_machine(self, sandbox_id: SandboxId, *, key: bytes, into: StateRef, hold: bool) -> SavedState:
+    async def capture_machine(
+        self, sandbox_id: SandboxId, *, key: bytes, into: StateRef, hold: bool, withhold_secrets: bool = False
+    ) -> SavedState:
         """`pause_machine` and, without *hold*, `snapshot_machine`."""
         if self._closing:
             raise Unavailable("This node is stopping; try again")
         machine = self.find(sandbox_id)
         if machine is None or machine.held:
             raise StateConflict(f"Sandbox {sandbox_id} does not run here, and only one that runs can be saved")
-        return await self._captures.take(sandbox_id, machine, key, into, hold=hold)
+        return await self._captures.take(sandbox_id, machine, key, into, hold=hold, withhold_secrets=withhold_secrets)
 
     async def continue_machine(self, sandbox_id: SandboxId) -> None:
         machine = self.find(sandbox_id)

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from terpd.model.errors import GuestFault, InvalidRequest, TerpError
-from terpd.model.guest import ExecEvent, ExecRequest, FileInfo, GuestStats
+from terpd.model.guest import CommandInfo, ExecEvent, ExecRequest, FileInfo, GuestStats, LogPage, PtySize
 from terpd.model.ids import ExecId
 from terpd.node.guest import agent_pb2 as wire
-from terpd.node.guest import execs, files
+from terpd.node.guest import commands, environment, execs, files
 from terpd.node.guest.ask import ANSWER_S, PING, STALL_S, Silence, answer, ask
 from terpd.node.guest.channel import Channel, connect_socket
 from terpd.node.guest.faults import bad_reply, quote
+from terpd.node.guest.service import ServiceStream
 
 WIRE_VERSION = 1
 STATES = frozenset({"booted", "frozen", "awake"})
@@ -59,6 +60,7 @@ class WakeUp:
             earlier wake-up brought. Empty: that stays as it is, if the guest goes on as the same.
         forked: The guest goes on as another than the one that was saved: programs that keep random state of their own
             are told before they run on.
+        ephemeral_env: What `freeze` took away.
     """
 
     entropy: bytes = field(repr=False)
@@ -69,6 +71,7 @@ class WakeUp:
     keep_env: bool = False
     forked: bool = False
     trust: bytes = b""
+    ephemeral_env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class GuestClient:
@@ -158,16 +161,24 @@ class GuestClient:
         reply = await ask(self._channel, _wake_request(wake), timeout_s=timeout_s)
         return reply.wake.clock_step_ns
 
-    async def freeze(self, *, drop_page_cache: bool, timeout_s: float = STALL_S) -> None:
+    async def freeze(
+        self, *, drop_page_cache: bool, withhold_secrets: bool = False, timeout_s: float = STALL_S
+    ) -> Mapping[str, str]:
         """
         Make the guest ready for a snapshot: nothing but hello, ping, wake and freeze is served after it.
 
+        With *withhold_secrets* the agent forgets the variables that were set while it ran, which are returned: whoever
+        wakes it gives them back. An agent from before there were any returns none.
+
         Raises:
+            SecretsInUse: With *withhold_secrets*: a command runs that was given secrets. Nothing was done.
             Unavailable: A program did not stop, or a command that is being started does not get on. All runs on.
             GuestFault: Also when the file systems could not be written out. All runs on if the guest does.
         """
-        request = wire.Request(freeze=wire.Freeze(drop_page_cache=drop_page_cache))
-        await ask(self._channel, request, timeout_s=timeout_s)
+        request = wire.Request(freeze=wire.Freeze(drop_page_cache=drop_page_cache, withhold_secrets=withhold_secrets))
+        withheld = dict((await ask(self._channel, request, timeout_s=timeout_s)).freeze.ephemeral_env)
+        environment.check_variables("freeze", withheld)
+        return withheld
 
     async def ping(self, *, timeout_s: float = ANSWER_S) -> None:
         """Raises GuestFault unless the guest answers in time."""
@@ -195,6 +206,30 @@ class GuestClient:
 
     async def signal(self, exec_id: ExecId, signal: int) -> None:
         await execs.send_signal(self._channel, exec_id, signal)
+
+    async def list_commands(self) -> Sequence[CommandInfo]:
+        return await commands.entries(self._channel)
+
+    async def read_log(self, exec_id: ExecId, offset: int, limit: int) -> LogPage:
+        return await commands.read_log(self._channel, exec_id, offset, limit)
+
+    async def send_input(self, exec_id: ExecId, data: bytes, *, offset: int | None = None, close: bool = False) -> int:
+        return await commands.send_input(self._channel, exec_id, data, offset=offset, close=close)
+
+    async def resize_pty(self, exec_id: ExecId, size: PtySize) -> None:
+        await commands.resize_pty(self._channel, exec_id, size)
+
+    # ---- environment; as the methods of the Node port
+
+    async def change_env(self, to_set: Mapping[str, str], to_unset: Collection[str]) -> None:
+        await environment.change(self._channel, to_set, to_unset)
+
+    async def env_names(self) -> Sequence[str]:
+        return await environment.names(self._channel)
+
+    def connect_service(self, name: str) -> ServiceStream:
+        """A byte stream to a program that listens on /run/terp/NAME.sock, opened by entering it; see there."""
+        return ServiceStream(self._channel, name)
 
     # ---- files; as the methods of the Node port
 
@@ -236,6 +271,7 @@ def _wake_request(wake: WakeUp) -> wire.Request:
             keep_env=wake.keep_env,
             forked=wake.forked,
             trust=wake.trust,
+            ephemeral_env=wake.ephemeral_env,
         )
     )
 

@@ -18,6 +18,7 @@ from terpd.model.guest import (
     ExecRequest,
     ExecStarted,
     OutputStream,
+    PtySize,
 )
 from terpd.model.ids import ExecId
 from terpd.node.guest import agent_pb2 as wire
@@ -32,6 +33,7 @@ GRACE_S = 30.0  # from a command's timeout to the last word about it: 2 s to die
 
 _EXEC_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _STREAMS = (OutputStream.STDOUT, OutputStream.STDERR)
+_MAX_PTY = 1000  # columns or rows
 _MAX_PID = 2**22  # PID_MAX_LIMIT of 64-bit Linux
 _MAX_SIGNAL = 64  # SIGRTMAX
 _MAX_TIMEOUT_S = 10 * 365 * 24 * 3600
@@ -69,7 +71,7 @@ async def attach(
     Waits for a command that is being started. *stdin* is the whole of what `run` was given; the guest is sent what it
     has not got of it, where the session ended before it had all.
     """
-    _check_id(exec_id)
+    check_id(exec_id)
     if not 0 <= offset <= MAX_OFFSET:
         raise InvalidRequest(f"An offset is 0 or more: {offset}")
     attach = wire.ExecAttach(exec_id=exec_id, offset=offset, stdin=stdin is not None)
@@ -83,7 +85,7 @@ async def attach(
 
 async def send_signal(channel: Channel, exec_id: ExecId, signal: int) -> None:
     """As `Node.signal`. *signal* is 1 to 64."""
-    _check_id(exec_id)
+    check_id(exec_id)
     if not 1 <= signal <= _MAX_SIGNAL:
         raise InvalidRequest(f"A signal is a number from 1 to {_MAX_SIGNAL}: {signal}")
     request = wire.Request(exec_signal=wire.ExecSignal(exec_id=exec_id, signal=signal))
@@ -130,11 +132,11 @@ async def _events(
             yield ExecOutput(_STREAMS[item.source], item.data, offset)
             offset += len(item.data)
         elif item.HasField("exec_started"):
-            started = _started(item.exec_started)
+            started = started_of(item.exec_started)
             _supply_rest(call, stdin, item.exec_started.stdin_offset)
             yield started
         else:
-            exited = _exited(item.exec_exited)
+            exited = exited_of(item.exec_exited)
 
 
 def _supply_rest(call: Call, stdin: bytes | None, offset: int) -> None:
@@ -146,7 +148,7 @@ def _supply_rest(call: Call, stdin: bytes | None, offset: int) -> None:
 
 
 def _start(request: ExecRequest) -> wire.ExecStart:
-    _check_id(request.exec_id)
+    check_id(request.exec_id)
     if bool(request.command) == bool(request.argv):
         raise InvalidRequest("Either a command or argv is needed, and not both")
     for argument in (request.command, *request.argv):
@@ -159,6 +161,7 @@ def _start(request: ExecRequest) -> wire.ExecStart:
     if request.timeout_s is not None and not 0 < request.timeout_s <= _MAX_TIMEOUT_S:
         raise InvalidRequest(f"A timeout is above 0 and at most {_MAX_TIMEOUT_S} seconds: {request.timeout_s}")
     check_env(request.env)
+    check_env(request.secrets)
     return wire.ExecStart(
         exec_id=request.exec_id,
         command=request.command,
@@ -167,16 +170,31 @@ def _start(request: ExecRequest) -> wire.ExecStart:
         env=request.env,
         timeout_ms=0 if request.timeout_s is None else math.ceil(request.timeout_s * 1000),
         stdin=request.stdin is not None,
+        secrets=request.secrets,
+        background=request.background,
+        pty=None if request.pty is None else check_pty(request.pty),
     )
 
 
-def _started(reply: wire.ExecStarted) -> ExecStarted:
+def check_pty(size: PtySize) -> wire.Pty:
+    """
+    Raises:
+        InvalidRequest: No terminal has that size.
+    """
+    if not 1 <= size.cols <= _MAX_PTY or not 1 <= size.rows <= _MAX_PTY:
+        raise InvalidRequest(f"A terminal has 1 to {_MAX_PTY} columns and rows: {size.cols}, {size.rows}")
+    return wire.Pty(cols=size.cols, rows=size.rows)
+
+
+def started_of(reply: wire.ExecStarted) -> ExecStarted:
+    """Raises GuestFault for what cannot be true."""
     if not 0 < reply.pid <= _MAX_PID:
         raise bad_reply("exec", f"pid {reply.pid}")
     return ExecStarted(pid=reply.pid)
 
 
-def _exited(reply: wire.ExecExited) -> ExecExited:
+def exited_of(reply: wire.ExecExited) -> ExecExited:
+    """Raises GuestFault for what cannot be true."""
     code, signal = reply.exit_code, reply.signal
     if signal > _MAX_SIGNAL or not 0 <= code <= 255 or (signal and code != 128 + signal):
         raise bad_reply("exec", f"exit code {code}, signal {signal}")
@@ -191,7 +209,11 @@ def _exited(reply: wire.ExecExited) -> ExecExited:
     )
 
 
-def _check_id(exec_id: str) -> None:
+def check_id(exec_id: str) -> None:
+    """
+    Raises:
+        InvalidRequest: The wire does not carry it.
+    """
     if not _EXEC_ID.fullmatch(exec_id):
         raise InvalidRequest("An exec id has 1 to 64 of A-Z, a-z, 0-9, _ and -")
 

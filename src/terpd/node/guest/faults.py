@@ -12,7 +12,9 @@ from terpd.model.errors import (
     GuestFault,
     InvalidRequest,
     LimitExceeded,
+    NotFound,
     NotPermitted,
+    SecretsInUse,
     TerpError,
     Unavailable,
 )
@@ -29,12 +31,16 @@ _ERRORS: Mapping[int, tuple[type[TerpError], str]] = {
     Status.NOT_EMPTY: (Conflict, "The directory is not empty"),
     Status.NO_SPACE: (LimitExceeded, "The sandbox has no disk space left for this; remove files and try again"),
     Status.EXHAUSTED: (LimitExceeded, "The sandbox has no memory, processes or descriptors left for this"),
+    Status.BUSY: (Conflict, "Something that runs in the sandbox stands in the way"),
     Status.UNAVAILABLE: (Unavailable, "The guest is not awake yet; try again"),
 }
 _NOT_FOUND: Mapping[str, tuple[type[TerpError], str]] = {
     "exec_start": (InvalidRequest, "The working directory or program does not exist"),
     "exec_attach": (ExecNotFound, "No such command, or it ended too long ago"),
     "exec_signal": (ExecNotFound, "No such command, or it ended too long ago"),
+    "exec_input": (ExecNotFound, "No such command, or it ended too long ago"),
+    "exec_resize": (ExecNotFound, "No such command, or it ended too long ago"),
+    "exec_log": (ExecNotFound, "No such command, or it ended too long ago"),
     "file_read": (FileNotFound, "No such file"),
     "file_write": (FileNotFound, "No such file or directory"),
     "file_list": (FileNotFound, "No such directory"),
@@ -42,6 +48,16 @@ _NOT_FOUND: Mapping[str, tuple[type[TerpError], str]] = {
     "file_mkdir": (FileNotFound, "The parent directory does not exist"),
     "file_move": (FileNotFound, "No such file or directory"),
     "file_remove": (FileNotFound, "No such file or directory"),
+    "connect": (NotFound, "No program of the sandbox listens for this service"),
+}
+# Of calls for which a status means something of its own.
+_OF_CALLS: Mapping[tuple[str, int], tuple[type[TerpError], str]] = {
+    ("exec_input", Status.EXHAUSTED): (LimitExceeded, "The program does not read what is typed; try again"),
+    ("env_change", Status.EXHAUSTED): (LimitExceeded, "The sandbox has too many variables, or they are too long"),
+    ("freeze", Status.BUSY): (
+        SecretsInUse,
+        "A command that was given secrets runs and would be in the copy; wait for its end, or set include_secrets",
+    ),
 }
 _FAILED = (GuestFault, "The guest failed")
 
@@ -59,6 +75,8 @@ def error_of(call: str, status: Status, subject: str = "") -> TerpError:
     """
     if status.code == Status.NOT_FOUND:
         kind, sentence = _NOT_FOUND.get(call, _FAILED)
+    elif (call, status.code) in _OF_CALLS:
+        kind, sentence = _OF_CALLS[call, status.code]
     else:
         kind, sentence = _ERRORS.get(status.code, _FAILED)
     detail = f"{sentence}: {quote(subject)}" if subject else sentence

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from terpd.node.guest.agent_pb2 import Request
 from terpd.node.guest.frames import Frame, Violation, encode_request
-from terpd.node.guest.stream import Stream
+from terpd.node.guest.stream import Stream, grammar_of
 
 MAX_STREAMS = 256
 MAX_STRAYS_PER_STREAM = 16  # an agent's threads may answer a little after the end; a flood is something else
@@ -33,7 +33,7 @@ class Session:
         assert call is not None
         frames = encode_request(self._last + 1, request.SerializeToString())
         self._last += 1
-        stream = self._streams[self._last] = Stream(self._last, call)
+        stream = self._streams[self._last] = Stream(self._last, call, grammar_of(request))
         return stream, frames
 
     def receive(self, frame: Frame) -> Stream | Violation | None:

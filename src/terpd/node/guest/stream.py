@@ -5,7 +5,8 @@ One call on the guest wire: what either side may send next. Pure bookkeeping.
        │                       │
        └───────────────────────┴──END with an error, or any END after CANCEL──► ended
 
-Which replies a call may see, and in which order, stands in `GRAMMAR`. Calls without a reply begin COMPLETE.
+Which replies a call may see, and in which order, stands in `GRAMMAR`. Calls that need no reply begin COMPLETE, and are
+OVER when the one that they may see has come.
 Source: proto/terp/agent/v1/agent.proto.
 """
 
@@ -16,7 +17,7 @@ from enum import Enum, auto
 
 from google.protobuf.message import DecodeError
 
-from terpd.node.guest.agent_pb2 import ExecOutput, FileEntries, Reply, Status
+from terpd.node.guest.agent_pb2 import ExecEntries, ExecOutput, FileEntries, Reply, Request, Status
 from terpd.node.guest.frames import FrameType, Violation, decode_credit, encode, encode_credit
 from terpd.node.guest.inbox import Chunk, Inbox
 
@@ -25,6 +26,7 @@ CREDIT_STEP_BYTES = WINDOW_BYTES // 4  # credit is returned in pieces of at leas
 MAX_OUTPUT_BYTES = 32_768
 MAX_ENTRIES_PER_REPLY = 512
 MAX_ENTRIES = 100_000
+MAX_COMMANDS = 256  # that a guest keeps: background commands and terminals
 MAX_OFFSET = 2**63 - 1
 
 
@@ -32,6 +34,7 @@ class Phase(Enum):
     OPENED = auto()
     RUNNING = auto()
     COMPLETE = auto()
+    OVER = auto()
 
 
 Grammar = Mapping[Phase, Mapping[str, Phase]]
@@ -49,12 +52,21 @@ _EXEC: Grammar = {
 GRAMMAR: Mapping[str, Grammar] = {
     "hello": _once("hello"),
     "wake": _once("wake"),
-    "freeze": {},
+    "freeze": {Phase.COMPLETE: {"freeze": Phase.OVER}},
     "ping": {},
     "stats": _once("stats"),
     "exec_start": _EXEC,
     "exec_attach": _EXEC,
     "exec_signal": {},
+    "exec_list": {
+        Phase.OPENED: {"exec_entries": Phase.COMPLETE},
+        Phase.COMPLETE: {"exec_entries": Phase.COMPLETE},
+    },
+    "exec_input": _once("exec_input"),
+    "exec_resize": {},
+    "exec_log": _once("exec_log"),
+    "env_change": {},
+    "env_list": _once("env_names"),
     "file_read": _once("file"),
     "file_write": _once("written"),
     "file_list": {Phase.OPENED: {"entries": Phase.COMPLETE}, Phase.COMPLETE: {"entries": Phase.COMPLETE}},
@@ -62,7 +74,18 @@ GRAMMAR: Mapping[str, Grammar] = {
     "file_mkdir": {},
     "file_move": {},
     "file_remove": {},
+    "connect": _once("connected"),
 }
+_DETACHED_EXEC = _once("exec_started")
+_WITH_DATA = frozenset({"file_read", "exec_log", "connect"})  # what the agent answers with DATA behind its reply
+
+
+def grammar_of(request: Request) -> Grammar:
+    """What *request* may see; a command that is not followed says no more than that it was started."""
+    start = request.exec_start
+    if start.background or start.HasField("pty"):
+        return _DETACHED_EXEC
+    return GRAMMAR[request.WhichOneof("call") or ""]
 
 
 class Stream:
@@ -70,9 +93,10 @@ class Stream:
     Args:
         number: The stream number, as it stands in frames.
         call: The arm of `Request.call` that opened it.
+        grammar: Where that depends on the request; else that of the call.
     """
 
-    def __init__(self, number: int, call: str) -> None:
+    def __init__(self, number: int, call: str, grammar: Grammar | None = None) -> None:
         self.number = number
         self.call = call
         self.send_credit = WINDOW_BYTES
@@ -80,14 +104,19 @@ class Stream:
         self.status: Status | None = None
         self.cancelled = False
         self._inbox = Inbox()
-        self._grammar = GRAMMAR[call]
-        self._phase = Phase.OPENED if self._grammar else Phase.COMPLETE
+        self._grammar = GRAMMAR[call] if grammar is None else grammar
+        self._phase = Phase.OPENED if Phase.OPENED in self._grammar else Phase.COMPLETE
         self._finished = False  # the host has sent all its data
         self._data_ended = False  # the agent has
         self._receive_credit = WINDOW_BYTES
         self._taken = 0  # received and consumed, credit not yet returned
         self._next_offset: int | None = None
         self._entries = 0
+
+    @property
+    def closed_by_agent(self) -> bool:
+        """Whether the agent has ended its data where the call goes on behind that."""
+        return self._data_ended and self.call == "connect"
 
     # ---- the host's side
 
@@ -138,7 +167,7 @@ class Stream:
         return self._receive_end(payload)
 
     def _receive_data(self, payload: bytes) -> Violation | None:
-        if self.call != "file_read" or self._phase is not Phase.COMPLETE or self._data_ended:
+        if self.call not in _WITH_DATA or self._phase is not Phase.COMPLETE or self._data_ended:
             return self._violation("DATA out of place")
         if not payload:
             self._data_ended = True
@@ -170,6 +199,10 @@ class Stream:
             wrong = self._receive_entries(reply.entries)
             if wrong is not None:
                 return wrong
+        if kind == "exec_entries":
+            wrong = self._receive_commands(reply.exec_entries)
+            if wrong is not None:
+                return wrong
         if not self.cancelled:
             self._inbox.add(reply)
         return None
@@ -197,6 +230,16 @@ class Stream:
             return self._violation(f"more than {MAX_ENTRIES} entries")
         return None
 
+    def _receive_commands(self, commands: ExecEntries) -> Violation | None:
+        """As `_receive_entries`."""
+        count = len(commands.entries)
+        if count == 0 and self._entries:
+            return self._violation("an empty reply behind others")
+        self._entries += max(1, count)
+        if self._entries > MAX_COMMANDS:
+            return self._violation(f"more than {MAX_COMMANDS} commands")
+        return None
+
     def _receive_credit_frame(self, payload: bytes) -> Violation | None:
         count = decode_credit(payload)
         if not count or self.send_credit + count > WINDOW_BYTES:
@@ -211,7 +254,7 @@ class Stream:
         except DecodeError:
             return self._violation("a status that cannot be parsed")
         if status.code == Status.OK and not self.cancelled:
-            if self._phase is not Phase.COMPLETE:
+            if self._phase not in (Phase.COMPLETE, Phase.OVER):
                 return self._violation("END before the reply")
             if self.call == "file_write" and not self._finished:
                 return self._violation("END before the data")

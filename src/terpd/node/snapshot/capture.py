@@ -18,7 +18,7 @@ import contextlib
 import datetime as dt
 import errno
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,10 +63,19 @@ class Capture:
     Args:
         template: The snapshot that the machine was started from.
         key: Its sandbox's data key.
+        withhold_secrets: The variables that were set while the guest ran are not in the state. They are here
+            meanwhile, and the guest is given them back by whatever lets it run on.
     """
 
     def __init__(
-        self, machine: Machine, facilities: Facilities, template: TemplateSnapshot, key: bytes, into: StateRef
+        self,
+        machine: Machine,
+        facilities: Facilities,
+        template: TemplateSnapshot,
+        key: bytes,
+        into: StateRef,
+        *,
+        withhold_secrets: bool,
     ) -> None:
         self._machine = machine
         self._facilities = facilities
@@ -74,6 +83,8 @@ class Capture:
         self._template = template
         self._key = key
         self._into = into
+        self._withhold_secrets = withhold_secrets
+        self._withheld: Mapping[str, str] = {}
         self._secrets: dict[str, bytes] = {}
         self._closed = False  # the gate is, or is being
         self._frozen = False  # the guest may be, and the machine stopped
@@ -137,8 +148,8 @@ class Capture:
         if not hold:
             self._top = await self._new_top()
         self._frozen = True
-        # Dropping the page cache saves nothing, for freed pages keep their content, and takes 0.5-2 s under emulation.
-        await machine.link.guest.freeze(drop_page_cache=False, timeout_s=_FREEZE_TIMEOUT_S)
+        # To its end then, even if cancelled: what the guest's agent forgets is in its answer only.
+        await (finished(self._freeze()) if self._withhold_secrets else self._freeze())
         await machine.link.part()
         self._stopped_at = time.monotonic()
         await machine.vm.stop()
@@ -148,6 +159,12 @@ class Capture:
         if self._top is not None:
             await self._run_on(self._top)
         return _Read(devices, memory, layers)
+
+    async def _freeze(self) -> None:
+        # Dropping the page cache saves nothing, for freed pages keep their content, and takes 0.5-2 s under emulation.
+        self._withheld = await self._machine.link.guest.freeze(
+            drop_page_cache=False, withhold_secrets=self._withhold_secrets, timeout_s=_FREEZE_TIMEOUT_S
+        )
 
     async def _new_top(self) -> Layer:
         """
@@ -170,8 +187,9 @@ class Capture:
         await machine.vm.push_layer(top)
         await machine.vm.run()
         self._stopped_s = time.monotonic() - self._stopped_at
-        await machine.go_on()
+        await machine.go_on(self._withheld)
         self._closed = self._frozen = False
+        self._withheld = {}
 
     async def _write(self, read: _Read, target: Path) -> SavedState:
         name = self._into.id
@@ -222,7 +240,7 @@ class Capture:
             try:
                 if self._top is not None and not self._pushed:
                     await self._forget(self._top)
-                await (machine.go_on() if self._frozen else machine.let_calls_in())
+                await (machine.go_on(self._withheld) if self._frozen else machine.let_calls_in())
             except (TerpError, VmmFailed, OSError) as error:
                 why = str(error)
                 log.error("a machine could not go on after its capture failed", machine=machine.id, why=why)  # noqa: TRY400  it says all

@@ -46,10 +46,17 @@ class Captures:
         return sandbox_id in self._under_way
 
     async def take(
-        self, sandbox_id: SandboxId, machine: Machine, key: bytes, into: StateRef, *, hold: bool
+        self,
+        sandbox_id: SandboxId,
+        machine: Machine,
+        key: bytes,
+        into: StateRef,
+        *,
+        hold: bool,
+        withhold_secrets: bool,
     ) -> SavedState:
         """
-        Capture a machine. Raises as `Node.pause_machine`.
+        Capture a machine. Raises as `Node.pause_machine` and `Node.snapshot_machine`.
 
         Cancelling it undoes it, as `cancel` does.
         """
@@ -66,7 +73,7 @@ class Captures:
                 f"The template of sandbox {sandbox_id} is gone, and it cannot be saved without",
                 context={"why": str(error)},
             ) from error
-        capture = Capture(machine, self._facilities, template, key, into)
+        capture = Capture(machine, self._facilities, template, key, into, withhold_secrets=withhold_secrets)
         task = asyncio.create_task(self._take(capture, machine, hold=hold), name=f"capture {sandbox_id}")
         self._under_way[sandbox_id] = _UnderWay(task, capture, into.id)
         try:
