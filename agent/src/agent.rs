@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::exec::Execs;
 use crate::fault::{Code, Fault};
 use crate::files::WriteRoots;
 use crate::proto::{Hello, HelloReply};
+use crate::service;
 use crate::sync::{lock, wait, wait_while};
 
 /// Generation of the wire this agent speaks.
@@ -64,6 +66,8 @@ pub(crate) struct Agent {
     /// None only off PID 1.
     pub(crate) cgroups: Option<Arc<Cgroups>>,
     pub(crate) roots: WriteRoots,
+    /// Where programs listen for `Connect`.
+    pub(crate) services: PathBuf,
     /// What the template gives every command.
     pub(crate) image_env: BTreeMap<String, String>,
     /// Held open, since a user may remove them or put anything in their place.
@@ -96,6 +100,7 @@ impl Agent {
             execs: Arc::new(Execs::new(cgroups.clone())?),
             cgroups,
             roots,
+            services: PathBuf::from(service::DIRECTORY),
             image_env,
             null: device("/dev/null")?,
             random: device("/dev/urandom")?,

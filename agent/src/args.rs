@@ -11,11 +11,12 @@ use crate::exec::watch;
 use crate::files::WriteRoots;
 use crate::wire::channel::Channel;
 
-const USAGE: &str = "usage: terp-agent --channel PATH [--cgroup DIR] [--write-root DIR]...
+const USAGE: &str = "usage: terp-agent --channel PATH [--cgroup DIR] [--write-root DIR]... [--services DIR]
 
   --channel PATH      character device to serve on, or unix socket to listen on
   --cgroup DIR        cgroup2 directory for commands, made if absent; without it process trees are killed
   --write-root DIR    in place of /workspace, /tmp and /persist; the first is the default working directory
+  --services DIR      in place of /run/terp
 
 example: terp-agent --channel /tmp/agent.sock --write-root /tmp/work";
 
@@ -23,13 +24,14 @@ pub(crate) struct Args {
     channel: PathBuf,
     cgroup: Option<PathBuf>,
     write_roots: Vec<PathBuf>,
+    services: Option<PathBuf>,
 }
 
 impl Args {
     /// # Errors
     /// The usage text, with what was wrong in front.
     pub(crate) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Self, String> {
-        let (mut channel, mut cgroup, mut write_roots) = (None, None, Vec::new());
+        let (mut channel, mut cgroup, mut write_roots, mut services) = (None, None, Vec::new(), None);
         while let Some(flag) = args.next() {
             let mut value =
                 || args.next().map(PathBuf::from).ok_or(format!("{} needs a value\n{USAGE}", flag.display()));
@@ -37,11 +39,12 @@ impl Args {
                 Some("--channel") => channel = Some(value()?),
                 Some("--cgroup") => cgroup = Some(value()?),
                 Some("--write-root") => write_roots.push(value()?),
+                Some("--services") => services = Some(value()?),
                 _ => return Err(format!("unknown argument: {}\n{USAGE}", flag.display())),
             }
         }
         let channel = channel.ok_or(format!("--channel is missing\n{USAGE}"))?;
-        Ok(Self { channel, cgroup, write_roots })
+        Ok(Self { channel, cgroup, write_roots, services })
     }
 
     /// # Errors
@@ -54,7 +57,10 @@ impl Args {
             [] => WriteRoots::standard(),
             roots => WriteRoots::new(roots)?,
         };
-        let agent = Agent::new(false, cgroups, roots, BTreeMap::new())?;
+        let mut agent = Agent::new(false, cgroups, roots, BTreeMap::new())?;
+        if let Some(services) = self.services {
+            agent.services = services;
+        }
         Ok((Channel::open(&self.channel)?, agent))
     }
 }

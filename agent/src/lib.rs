@@ -18,6 +18,7 @@ mod network;
 mod pool;
 mod processes;
 pub mod proto;
+mod service;
 mod stats;
 mod sync;
 mod trust;

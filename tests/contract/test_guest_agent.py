@@ -56,7 +56,8 @@ class Guest:
         self.cgroup = None if mount is None else mount / directory.name
         cgroup = [] if self.cgroup is None else ["--cgroup", self.cgroup]
         self.process = subprocess.Popen(
-            [BINARY, "--channel", self.socket, "--write-root", self.root, *cgroup], stdin=subprocess.DEVNULL
+            [BINARY, "--channel", self.socket, "--write-root", self.root, "--services", directory, *cgroup],
+            stdin=subprocess.DEVNULL,
         )
 
     def stop(self) -> None:
@@ -544,3 +545,54 @@ async def test_a_host_killed_at_full_speed_is_followed_by_one_that_works(guest: 
             await only_left(client, guest, set())
             await client.close()
             await port.vacant()
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+async def test_services_are_reached_in_both_directions(guest: Guest, size: int) -> None:
+    """A program of the guest reads what the host sends to its end, and answers; then its end comes too."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.read()).swapcase())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_unix_server(answer, guest.socket.parent / "swap.sock")
+    async with server, awake(guest) as client, client.connect_service("swap") as stream:
+        await stream.send(b"a" * size)
+        await stream.finish()
+        answered = b""
+        while (piece := await stream.receive()) is not None:
+            assert 0 < len(piece) <= 65_536
+            answered += piece
+        assert answered == b"A" * size
+        assert await stream.receive() is None
+
+
+async def test_services_that_do_not_answer(guest: Guest) -> None:
+    """Nobody listens; the program leaves; the stream is left; the session is lost."""
+    left = asyncio.Event()
+
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.read(3) == b"bye":
+            writer.close()
+        else:
+            await reader.read()
+            left.set()
+
+    async with awake(guest) as client:
+        with pytest.raises(errors.NotFound):
+            await client.connect_service("nobody").__aenter__()
+        with pytest.raises(errors.InvalidRequest):
+            await client.connect_service("../agent").__aenter__()
+        async with await asyncio.start_unix_server(leave, guest.socket.parent / "leaver.sock"):
+            async with client.connect_service("leaver") as stream:
+                await stream.send(b"bye")
+                assert await stream.receive() is None
+                await stream.send(b"nobody reads this")
+            async with client.connect_service("leaver") as stream:
+                await stream.send(b"stay")
+            await asyncio.wait_for(left.wait(), 10)
+            async with client.connect_service("leaver") as stream:
+                await client.close()
+                with pytest.raises(errors.GuestFault):
+                    await stream.receive()

@@ -5,10 +5,12 @@
 //! and the end at once.
 
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex};
 
 use prost::Message;
+use rustix::event::{eventfd, EventfdFlags};
 
 use crate::fault::{Code, Fault};
 use crate::proto::{reply, Reply, Status};
@@ -60,6 +62,23 @@ struct State {
     credit: u64,
     lost: Option<Loss>,
     poked: bool,
+    /// Rung with every poke, for who waits for more than this call.
+    bell: Option<Arc<OwnedFd>>,
+}
+
+/// An end of a call's bell, readable when something was delivered since it was silenced.
+pub(crate) struct Bell(Arc<OwnedFd>);
+
+impl Bell {
+    pub(crate) fn silence(&self) {
+        let _ = rustix::io::read(&*self.0, &mut [0; 8]);
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// Why nobody listens any more.
@@ -91,6 +110,7 @@ impl Call {
                 credit: u64::from(INITIAL_CREDIT),
                 lost: None,
                 poked: false,
+                bell: None,
             }),
             changed: Condvar::new(),
         }
@@ -158,8 +178,20 @@ impl Call {
 
     fn poke_locked(&self, mut state: std::sync::MutexGuard<'_, State>) {
         state.poked = true;
+        if let Some(bell) = &state.bell {
+            let _ = rustix::io::write(&**bell, &1u64.to_ne_bytes());
+        }
         drop(state);
         self.changed.notify_all();
+    }
+
+    /// For waiting for other things as well. What came before rings too: look first, then wait.
+    pub(crate) fn bell(&self) -> Result<Bell, Stop> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| Fault::os(errno, "cannot wait for the host"))?;
+        let bell = Arc::new(bell);
+        lock(&self.state).bell = Some(bell.clone());
+        Ok(Bell(bell))
     }
 
     /// Waits until something was delivered or poked since the last wait.

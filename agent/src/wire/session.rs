@@ -16,6 +16,7 @@ use crate::log;
 use crate::pool::Pool;
 use crate::proto::request::Call as Ask;
 use crate::proto::{reply, Request};
+use crate::service;
 use crate::stats;
 use crate::sync::lock;
 use crate::wake;
@@ -250,6 +251,7 @@ fn perform(agent: &Agent, call: &Arc<Call>, ask: Ask, starting: Option<Starting>
         Ask::FileMkdir(ask) => Ok(files::change::mkdir(roots, &ask)?),
         Ask::FileMove(ask) => Ok(files::change::rename(roots, &ask)?),
         Ask::FileRemove(ask) => files::change::remove(roots, call, &ask),
+        Ask::Connect(ask) => service::connect(&agent.services, call, &ask),
         Ask::Hello(_) | Ask::Ping(_) | Ask::Wake(_) | Ask::Freeze(_) | Ask::ExecSignal(_) => {
             Err(Fault::new(Code::Internal, "this call is served elsewhere").into())
         }

@@ -49,6 +49,7 @@ impl Agent {
             std::fs::create_dir(directory.path().join(name)).unwrap();
             command.arg("--write-root").arg(directory.path().join(name));
         }
+        command.arg("--services").arg(directory.path());
         if let Some(cgroup) = &cgroup {
             command.arg("--cgroup").arg(cgroup);
         }

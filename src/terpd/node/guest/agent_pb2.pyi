@@ -174,6 +174,7 @@ class Reply(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     WRITTEN_FIELD_NUMBER: _builtins.int
     FILE_EVENT_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
     ENV_NAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___HelloReply: ...
@@ -204,6 +205,8 @@ class Reply(_message.Message):
     @_builtins.property
     def file_event(self) -> Global___FileEvent: ...
     @_builtins.property
+    def connected(self) -> Global___Connected: ...
+    @_builtins.property
     def env_names(self) -> Global___EnvNames: ...
     def __init__(
         self,
@@ -222,13 +225,14 @@ class Reply(_message.Message):
         entries: Global___FileEntries | None = ...,
         written: Global___FileWritten | None = ...,
         file_event: Global___FileEvent | None = ...,
+        connected: Global___Connected | None = ...,
         env_names: Global___EnvNames | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "env_names", b"env_names", "exec_entries", b"exec_entries", "exec_exited", b"exec_exited", "exec_input", b"exec_input", "exec_log", b"exec_log", "exec_output", b"exec_output", "exec_started", b"exec_started", "file", b"file", "file_event", b"file_event", "freeze", b"freeze", "hello", b"hello", "kind", b"kind", "stats", b"stats", "wake", b"wake", "written", b"written"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "entries", b"entries", "env_names", b"env_names", "exec_entries", b"exec_entries", "exec_exited", b"exec_exited", "exec_input", b"exec_input", "exec_log", b"exec_log", "exec_output", b"exec_output", "exec_started", b"exec_started", "file", b"file", "file_event", b"file_event", "freeze", b"freeze", "hello", b"hello", "kind", b"kind", "stats", b"stats", "wake", b"wake", "written", b"written"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "env_names", b"env_names", "exec_entries", b"exec_entries", "exec_exited", b"exec_exited", "exec_input", b"exec_input", "exec_log", b"exec_log", "exec_output", b"exec_output", "exec_started", b"exec_started", "file", b"file", "file_event", b"file_event", "freeze", b"freeze", "hello", b"hello", "kind", b"kind", "stats", b"stats", "wake", b"wake", "written", b"written"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "entries", b"entries", "env_names", b"env_names", "exec_entries", b"exec_entries", "exec_exited", b"exec_exited", "exec_input", b"exec_input", "exec_log", b"exec_log", "exec_output", b"exec_output", "exec_started", b"exec_started", "file", b"file", "file_event", b"file_event", "freeze", b"freeze", "hello", b"hello", "kind", b"kind", "stats", b"stats", "wake", b"wake", "written", b"written"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "wake", "freeze", "stats", "exec_started", "exec_output", "exec_exited", "exec_entries", "exec_input", "exec_log", "file", "entries", "written", "file_event", "env_names"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "wake", "freeze", "stats", "exec_started", "exec_output", "exec_exited", "exec_entries", "exec_input", "exec_log", "file", "entries", "written", "file_event", "connected", "env_names"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1262,6 +1266,7 @@ class Connect(_message.Message):
     """---- services ----------------------------------------------------------------------------------
     A byte stream to a program of the template that listens on /run/terp/NAME.sock. DATA both ways under credit; a DATA frame of
     length 0 of either side closes that direction. END when both are closed, or the program is gone. NOT_FOUND: nobody listens.
+    Reply: Connected, once somebody does and before any DATA.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1281,6 +1286,21 @@ class Connect(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Connect: _TypeAlias = Connect  # noqa: Y015
+
+@_typing.final
+class Connected(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Connected: _TypeAlias = Connected  # noqa: Y015
 
 @_typing.final
 class VolumeAttach(_message.Message):

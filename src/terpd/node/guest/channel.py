@@ -213,7 +213,8 @@ class Call:
 
     async def receive(self, timeout_s: float | None) -> Reply | Chunk | None:
         """
-        Return the next reply or piece of output; None at the end, when `stream.status` says how it went.
+        Return the next reply or piece of output; None at the end, when `stream.status` says how it went, and behind the
+        last byte of a service that may still be sent to.
 
         Raises:
             GuestFault: The session is lost.
@@ -226,7 +227,7 @@ class Call:
                 if credit is not None:
                     self._channel.write(credit)
                 return item
-            if self.ended:
+            if self.ended or self.stream.closed_by_agent:
                 return None
             await self._wait(timeout_s)
 
