@@ -68,6 +68,8 @@ pub(crate) struct Agent {
     pub(crate) roots: WriteRoots,
     /// Where programs listen for `Connect`.
     pub(crate) services: PathBuf,
+    /// Size in bytes of the volume that is mounted.
+    pub(crate) volume: Mutex<Option<u64>>,
     /// What the template gives every command.
     pub(crate) image_env: BTreeMap<String, String>,
     /// Held open, since a user may remove them or put anything in their place.
@@ -101,6 +103,7 @@ impl Agent {
             cgroups,
             roots,
             services: PathBuf::from(service::DIRECTORY),
+            volume: Mutex::new(None),
             image_env,
             null: device("/dev/null")?,
             random: device("/dev/urandom")?,

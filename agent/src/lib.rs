@@ -22,6 +22,7 @@ mod service;
 mod stats;
 mod sync;
 mod trust;
+mod volume;
 mod wake;
 pub mod wire;
 

@@ -19,6 +19,7 @@ use crate::proto::{reply, Request};
 use crate::service;
 use crate::stats;
 use crate::sync::lock;
+use crate::volume;
 use crate::wake;
 use crate::wire::call::{Call, Stop};
 use crate::wire::channel::{Arrival, Channel};
@@ -252,6 +253,8 @@ fn perform(agent: &Agent, call: &Arc<Call>, ask: Ask, starting: Option<Starting>
         Ask::FileMove(ask) => Ok(files::change::rename(roots, &ask)?),
         Ask::FileRemove(ask) => files::change::remove(roots, call, &ask),
         Ask::Connect(ask) => service::connect(&agent.services, call, &ask),
+        Ask::VolumeAttach(ask) => Ok(volume::attach(agent, ask)?),
+        Ask::VolumeDetach(_) => Ok(volume::detach(agent)?),
         Ask::Hello(_) | Ask::Ping(_) | Ask::Wake(_) | Ask::Freeze(_) | Ask::ExecSignal(_) => {
             Err(Fault::new(Code::Internal, "this call is served elsewhere").into())
         }
