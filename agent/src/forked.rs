@@ -28,7 +28,6 @@ pub(crate) fn tell_processes(proc: &OwnedFd) -> Result<(), Errno> {
 /// Of a program that catches this signal in particular. One that catches all of them knows nothing of it: an init or a
 /// container tool passes it on to who would die of it, a Go program ignores it.
 fn expects_signal(status: Status) -> bool {
-    let bit = |signal: i32| 1 << (signal - 1);
     status.caught & bit(SIGNAL) != 0 && status.caught & bit(SIGNAL - 1) == 0
 }
 
@@ -40,6 +39,9 @@ fn tell(proc: &OwnedFd, pid: i32, seen: Status) {
     let pidfd = unsafe { OwnedFd::from_raw_fd(raw) };
     // Looked at again: the number might be another's by now, for whom the signal would be the end.
     if Status::read(proc, pid) == Some(seen) && !is_about_to_exec(pid, seen.parent) {
+        // To its main thread. Of threads that are all frozen any may be the first to take what is sent to a process, and
+        // an interpreter whose main thread waits would not be woken by another's. Who blocks it there waits elsewhere.
+        let to_main = if seen.blocked & bit(SIGNAL) == 0 { PIDFD_SIGNAL_THREAD } else { 0 };
         // SAFETY: a system call on a descriptor we own; no memory is passed.
         unsafe {
             libc::syscall(
@@ -47,10 +49,17 @@ fn tell(proc: &OwnedFd, pid: i32, seen: Status) {
                 pidfd.as_raw_fd(),
                 SIGNAL,
                 std::ptr::null::<libc::siginfo_t>(),
-                0,
+                to_main,
             )
         };
     }
+}
+
+/// include/uapi/linux/pidfd.h; Linux 6.9. Guests have 6.12.
+const PIDFD_SIGNAL_THREAD: i32 = 1;
+
+const fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
 }
 
 /// A child of vfork, which has its parent's memory and handlers until it becomes another program: the signal would wait
@@ -70,7 +79,7 @@ mod tests {
     /// Who catches this signal and not all of them expects it.
     #[test]
     fn the_signal_is_for_those_who_expect_it() {
-        let expects = |caught| expects_signal(Status { parent: 1, caught });
+        let expects = |caught| expects_signal(Status { parent: 1, caught, blocked: 0 });
         assert!(expects(0x4000_0000_0000_0002));
         assert!(!expects(0x0000_0000_0000_0002));
         assert!(!expects(0x7fff_ffff_fffb_feff), "all of them");

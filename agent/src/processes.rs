@@ -18,6 +18,8 @@ pub(crate) struct Status {
     pub(crate) parent: i32,
     /// Bit n-1 is signal n.
     pub(crate) caught: u64,
+    /// By its main thread.
+    pub(crate) blocked: u64,
 }
 
 impl Status {
@@ -28,7 +30,8 @@ impl Status {
 
     fn parse(text: &str) -> Option<Self> {
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        Some(Self { parent: field("PPid:")?.parse().ok()?, caught: u64::from_str_radix(field("SigCgt:")?, 16).ok()? })
+        let signals = |name: &str| u64::from_str_radix(field(name)?, 16).ok();
+        Some(Self { parent: field("PPid:")?.parse().ok()?, caught: signals("SigCgt:")?, blocked: signals("SigBlk:")? })
     }
 }
 
@@ -110,8 +113,8 @@ mod tests {
     /// Fields are read wherever they stand, whatever a process calls itself.
     #[test]
     fn statuses_are_read_behind_hostile_names() {
-        let text = "Name:\tSigCgt:\\nPPid: 1\nState:\tS (sleeping)\nPPid:\t7\nSigIgn:\t0\nSigCgt:\t4000000000000002\n";
-        assert_eq!(Status::parse(text), Some(Status { parent: 7, caught: 0x4000_0000_0000_0002 }));
+        let text = "Name:\tSigCgt:\\nPPid: 1\nState:\tS (sleeping)\nPPid:\t7\nSigBlk:\t1\nSigIgn:\t0\nSigCgt:\t4000000000000002\n";
+        assert_eq!(Status::parse(text), Some(Status { parent: 7, caught: 0x4000_0000_0000_0002, blocked: 1 }));
         assert_eq!(Status::parse("Name:\tx\nPPid:\t1\nSigCgt:\tx\n"), None);
         assert_eq!(Status::parse("Name:\tx\n"), None);
         assert_eq!(state_of("12 (a) R 1 (b) D 7 12 12"), Some("D"));
