@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -76,6 +77,8 @@ pub(crate) struct Agent {
     pub(crate) null: OwnedFd,
     pub(crate) random: OwnedFd,
     pub(crate) proc: OwnedFd,
+    /// A directory of the file system that takes the logs of commands.
+    pub(crate) disk: OwnedFd,
     boot_id: [u8; 16],
 }
 
@@ -87,6 +90,7 @@ impl Agent {
         cgroups: Option<Cgroups>,
         roots: WriteRoots,
         image_env: BTreeMap<String, String>,
+        disk: &Path,
     ) -> std::io::Result<Self> {
         let mut boot_id = [0; 16];
         // Never waits for the pool to fill: this names a boot, it protects nothing.
@@ -108,6 +112,7 @@ impl Agent {
             null: device("/dev/null")?,
             random: device("/dev/urandom")?,
             proc: rustix::fs::open("/proc", directory, Mode::empty())?,
+            disk: rustix::fs::open(disk, directory, Mode::empty())?,
             boot_id,
         })
     }

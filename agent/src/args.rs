@@ -57,7 +57,7 @@ impl Args {
             [] => WriteRoots::standard(),
             roots => WriteRoots::new(roots)?,
         };
-        let mut agent = Agent::new(false, cgroups, roots, BTreeMap::new())?;
+        let mut agent = Agent::new(false, cgroups, roots, BTreeMap::new(), &std::env::temp_dir())?;
         if let Some(services) = self.services {
             agent.services = services;
         }

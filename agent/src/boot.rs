@@ -74,7 +74,7 @@ pub(crate) fn boot() -> Result<(Channel, Agent), BootError> {
     step("loopback", network::bring_loopback_up())?;
     step("network", network::configure())?;
     set_hostname();
-    let agent = step("agent", Agent::new(true, Some(cgroups), WriteRoots::standard(), read_env()))?;
+    let agent = step("agent", Agent::new(true, Some(cgroups), WriteRoots::standard(), read_env(), Path::new("/")))?;
     let port = await_some("the agent's port", || find_port(PORT_NAME).filter(|port| port.exists()))?;
     let channel = step("the agent's port", Channel::open(&port))?;
     Ok((channel, agent))

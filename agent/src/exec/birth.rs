@@ -18,6 +18,7 @@ const AGAIN: Duration = Duration::from_millis(10);
 pub(crate) struct Birth {
     pub(crate) started: Instant,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) listed: bool,
     /// 0 until the kernel stores it, which is before the child can run, and so before it can end.
     pid: AtomicI32,
     /// The child was reaped before it was known to have started.
@@ -27,10 +28,11 @@ pub(crate) struct Birth {
 }
 
 impl Birth {
-    pub(crate) fn new(timeout: Option<Duration>) -> Self {
+    pub(crate) fn new(timeout: Option<Duration>, listed: bool) -> Self {
         Self {
             started: Instant::now(),
             timeout,
+            listed,
             pid: AtomicI32::new(0),
             ending: Mutex::default(),
             signals: Mutex::default(),

@@ -3,18 +3,25 @@
 //! ```text
 //! Running ── main process reaped ──► Draining ── pipes closed, or 500 ms ──► Exited ── 60 s ──► forgotten
 //! ```
-//! `Execs` is the table, `Exec` one command; `watch` is the thread that moves pipes and time, `serve` the calls,
-//! `birth`, `spawn` and `command` the start, `input` stdin, `ring` the output, `tree` killing where there is no cgroup.
+//! `Execs` is the table, `Exec` one command; `watch` is the thread that moves pipes and time and the one that writes
+//! logs, `serve` and `logged` the calls, `birth`, `streams`, `spawn` and `command` the start, `input` stdin, `output` what
+//! comes of a command, in a `ring` or a `log`, `tree` killing where there is no cgroup.
+//!
+//! What is listed stays when it has exited, until 256 others are there.
 //!
 //! Locks are taken in the order life, table, exec, call.
 
 pub(crate) mod birth;
 pub(crate) mod command;
 pub(crate) mod input;
+pub(crate) mod log;
+pub(crate) mod logged;
 pub(crate) mod one;
+pub(crate) mod output;
 pub(crate) mod ring;
 pub(crate) mod serve;
 pub(crate) mod spawn;
+pub(crate) mod streams;
 pub(crate) mod tree;
 pub(crate) mod watch;
 
@@ -26,15 +33,19 @@ use std::time::{Duration, Instant};
 use crate::cgroup::Cgroups;
 use crate::exec::birth::Birth;
 use crate::exec::one::Exec;
+use crate::exec::output::Output;
 use crate::exec::ring::Budget;
 use crate::exec::watch::{Ending, Poller};
 use crate::fault::{Code, Fault};
+use crate::proto::ExecEntry;
 use crate::sync::lock;
 
 /// Execs that run at once.
 const MAX_RUNNING: usize = 512;
 /// Exited execs that stay attachable (agent.proto).
 const MAX_EXITED: usize = 64;
+/// Background commands and terminals, running ones included (agent.proto).
+const MAX_LISTED: usize = 256;
 
 #[derive(Default)]
 struct Table {
@@ -52,6 +63,8 @@ pub(crate) struct Execs {
     /// Between a Freeze that went well and Wake: nothing of an exec is sent, and no time runs out for who comes back.
     frozen: AtomicBool,
     poller: Arc<Poller>,
+    /// Of output that goes to logs: a disk may be slow.
+    log_poller: Arc<Poller>,
     budget: Budget,
     cgroups: Option<Arc<Cgroups>>,
 }
@@ -62,9 +75,27 @@ impl Execs {
             table: Mutex::default(),
             frozen: AtomicBool::new(false),
             poller: Arc::new(Poller::new()?),
+            log_poller: Arc::new(Poller::new()?),
             budget: Budget::default(),
             cgroups,
         })
+    }
+
+    fn poller_for(&self, output: &Output) -> Arc<Poller> {
+        match output {
+            Output::Ring(_) => self.poller.clone(),
+            Output::Log(_) => self.log_poller.clone(),
+        }
+    }
+
+    pub(crate) fn budget(&self) -> Budget {
+        self.budget.clone()
+    }
+
+    /// Background commands and terminals, oldest first.
+    pub(crate) fn listed(&self) -> Vec<ExecEntry> {
+        let execs: Vec<_> = lock(&self.table).by_key.values().cloned().collect();
+        execs.iter().filter_map(|exec| exec.entry()).collect()
     }
 
     pub(crate) fn frozen(&self) -> &AtomicBool {
@@ -120,14 +151,15 @@ impl Execs {
         table.by_pid.len() + table.births.len()
     }
 
-    /// Starts a process with *start* and records it. The table is open meanwhile: the kernel may take long over a program.
+    /// Starts a process with *start* and records it, perhaps to be `listed`. The table is open meanwhile: the kernel may take long over a program.
     pub(crate) fn add(
         &self,
         id: &str,
         timeout: Option<Duration>,
+        listed: bool,
         start: impl FnOnce(u64, &Birth) -> Result<Exec, Fault>,
     ) -> Result<Arc<Exec>, Fault> {
-        let birth = Arc::new(Birth::new(timeout));
+        let birth = Arc::new(Birth::new(timeout, listed));
         let key = self.reserve(id, &birth)?;
         // For the birth, and for the deadline of what is born.
         self.poller.ring();
@@ -168,6 +200,10 @@ impl Execs {
         if table.by_pid.len() + table.births.len() >= MAX_RUNNING {
             return Err(Fault::exhausted(format!("too many commands at once: {MAX_RUNNING}")));
         }
+        if birth.listed && table.count_listed() >= MAX_LISTED {
+            let what = "too many background commands and terminals at once";
+            return Err(Fault::exhausted(format!("{what}: {MAX_LISTED}")));
+        }
         let key = table.next_key;
         table.next_key += 1;
         table.by_id.insert(id.to_owned(), key);
@@ -203,16 +239,38 @@ impl Execs {
         };
         let due = execs.iter().filter_map(|exec| exec.tend(now, frozen, self.cgroups.as_deref()));
         let next = due.chain(birth_due).min();
-        let mut exited: Vec<_> = execs.iter().filter_map(|exec| Some((exec.settled_at()?, exec))).collect();
-        exited.sort_by_key(|(at, _)| *at);
-        let surplus = exited.len().saturating_sub(MAX_EXITED);
-        for (index, (at, exec)) in exited.into_iter().enumerate() {
-            if index < surplus || now.saturating_duration_since(at) >= one::ATTACHABLE_FOR {
-                let mut table = lock(&self.table);
-                table.by_key.remove(&exec.key());
-                table.by_id.remove(exec.id());
-            }
-        }
+        self.forget(&execs, now);
         next
+    }
+
+    /// Forgets those whose time is over at *now* and, of too many, those that exited first.
+    fn forget(&self, execs: &[Arc<Exec>], now: Instant) {
+        let (listed, plain): (Vec<&Arc<Exec>>, Vec<_>) = execs.iter().partition(|exec| exec.is_listed());
+        let all_listed = listed.len();
+        let by_exit = |execs: Vec<&Arc<Exec>>| {
+            let mut exited: Vec<_> =
+                execs.into_iter().filter_map(|exec| Some((exec.settled_at()?, exec.clone()))).collect();
+            exited.sort_by_key(|(at, _)| *at);
+            exited
+        };
+        let (listed, plain) = (by_exit(listed), by_exit(plain));
+        let surplus = plain.len().saturating_sub(MAX_EXITED);
+        let is_over =
+            |index: usize, at: Instant| index < surplus || now.saturating_duration_since(at) >= one::ATTACHABLE_FOR;
+        let plain = plain.into_iter().enumerate().filter(|(index, (at, _))| is_over(*index, *at)).map(|(_, one)| one);
+        let listed = listed.into_iter().take(all_listed.saturating_sub(MAX_LISTED));
+        for (_, exec) in plain.chain(listed) {
+            let mut table = lock(&self.table);
+            table.by_key.remove(&exec.key());
+            table.by_id.remove(exec.id());
+        }
+    }
+}
+
+impl Table {
+    /// That run, or are being started.
+    fn count_listed(&self) -> usize {
+        let running = self.by_pid.values().filter_map(|key| self.by_key.get(key));
+        running.filter(|exec| exec.is_listed()).count() + self.births.values().filter(|birth| birth.listed).count()
     }
 }

@@ -10,11 +10,14 @@ use rustix::io::Errno;
 
 use crate::cgroup::{Cgroups, Group};
 use crate::exec::input::Input;
-use crate::exec::ring::{Ring, Stream};
+use crate::exec::log::Log;
+use crate::exec::output::Output;
+use crate::exec::ring::Stream;
+use crate::exec::streams::Ours;
 use crate::exec::tree;
 use crate::exec::watch::{Ending, Poller};
 use crate::fault::Fault;
-use crate::proto::ExecExited;
+use crate::proto::{ExecEntry, ExecExited};
 use crate::sync::lock;
 use crate::wire::call::Call;
 
@@ -24,6 +27,8 @@ pub(crate) const ATTACHABLE_FOR: Duration = Duration::from_mins(1);
 const GRACE: Duration = Duration::from_secs(2);
 /// How long output is awaited once the main process has ended (agent.proto).
 const DRAIN: Duration = Duration::from_millis(500);
+/// How long until it is looked again whether a log has all that its command wrote.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How much of it (agent.proto): what its two pipes can hold at their largest (/proc/sys/fs/pipe-max-size). Time alone is
 /// no bound for what is left behind and writes without end, since waiting for a slow reader does not count.
 const DRAIN_BYTES: usize = 2 << 20;
@@ -51,7 +56,18 @@ pub(crate) struct Exec {
     pidfd: OwnedFd,
     started: Instant,
     poller: Arc<Poller>,
+    /// Says when there is output: to the watching thread, or to the one that writes logs.
+    output_poller: Arc<Poller>,
+    listed: Option<Listed>,
     state: Mutex<State>,
+}
+
+/// What is told of a command that stays in the list of commands.
+pub(crate) struct Listed {
+    pub(crate) command: String,
+    /// Wall clock, since the Unix epoch.
+    pub(crate) started_ns: i64,
+    pub(crate) pty: bool,
 }
 
 /// A freshly started process and all that belongs to it.
@@ -63,10 +79,9 @@ pub(crate) struct Parts {
     pub(crate) started: Instant,
     pub(crate) timeout: Option<Duration>,
     pub(crate) poller: Arc<Poller>,
-    pub(crate) ring: Ring,
-    pub(crate) stdin: Option<OwnedFd>,
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
+    pub(crate) output_poller: Arc<Poller>,
+    pub(crate) streams: Ours,
+    pub(crate) listed: Option<Listed>,
     pub(crate) group: Option<Group>,
     /// Of a cgroup that was used before.
     pub(crate) oom_kills: u64,
@@ -79,7 +94,8 @@ enum Phase {
 }
 
 struct Pipe {
-    end: OwnedFd,
+    /// Shared with the thread that reads it, where that takes long over what it read.
+    end: Arc<OwnedFd>,
     /// In the poller. An output pipe that is not, though open, waits for a reader: the command is held back.
     watched: bool,
 }
@@ -98,8 +114,11 @@ struct Kept {
 
 struct State {
     phase: Phase,
-    ring: Ring,
+    output: Output,
+    /// The thread that writes logs is at this one.
+    logging: bool,
     stdout: Option<Pipe>,
+    /// None also where it goes the way of stdout.
     stderr: Option<Pipe>,
     stdin: Input,
     /// Whose data is the command's stdin.
@@ -126,7 +145,7 @@ pub(crate) enum Next {
 
 impl Exec {
     pub(crate) fn new(parts: Parts) -> Self {
-        let pipe = |end| Some(Pipe { end, watched: false });
+        let pipe = |end| Pipe { end: Arc::new(end), watched: false };
         Self {
             id: parts.id,
             key: parts.key,
@@ -134,12 +153,15 @@ impl Exec {
             pidfd: parts.pidfd,
             started: parts.started,
             poller: parts.poller,
+            output_poller: parts.output_poller,
+            listed: parts.listed,
             state: Mutex::new(State {
                 phase: Phase::Running,
-                ring: parts.ring,
-                stdout: pipe(parts.stdout),
-                stderr: pipe(parts.stderr),
-                stdin: Input::new(parts.stdin),
+                output: parts.streams.output,
+                logging: false,
+                stdout: Some(pipe(parts.streams.stdout)),
+                stderr: parts.streams.stderr.map(pipe),
+                stdin: Input::new(parts.streams.stdin),
                 sender: None,
                 close_stdin_at: None,
                 readers: Vec::new(),
@@ -164,6 +186,34 @@ impl Exec {
 
     pub(crate) fn pid(&self) -> i32 {
         self.pid
+    }
+
+    pub(crate) fn is_listed(&self) -> bool {
+        self.listed.is_some()
+    }
+
+    /// None for what is not listed.
+    pub(crate) fn entry(&self) -> Option<ExecEntry> {
+        let listed = self.listed.as_ref()?;
+        Some(ExecEntry {
+            exec_id: self.id.clone(),
+            command: listed.command.clone(),
+            pid: self.pid.unsigned_abs(),
+            started_ns: listed.started_ns,
+            pty: listed.pty,
+            exited: self.exited(),
+        })
+    }
+
+    pub(crate) fn exited(&self) -> Option<ExecExited> {
+        lock(&self.state).exited()
+    }
+
+    pub(crate) fn log(&self) -> Option<Arc<Log>> {
+        match &lock(&self.state).output {
+            Output::Log(log) => Some(log.clone()),
+            Output::Ring(_) => None,
+        }
     }
 
     /// Its timeout has passed, and nothing was done about it yet.
@@ -194,7 +244,8 @@ impl Exec {
         }
         for (pipe, token) in [(&mut state.stdout, TOKEN_STDOUT), (&mut state.stderr, TOKEN_STDERR)] {
             if let Some(pipe) = pipe.as_mut().filter(|pipe| !pipe.watched) {
-                pipe.watched = epoll::add(&self.poller.epoll, &pipe.end, self.data(token), EventFlags::IN).is_ok();
+                pipe.watched =
+                    epoll::add(&self.output_poller.epoll, &*pipe.end, self.data(token), EventFlags::IN).is_ok();
             }
         }
         if let Phase::Draining { until, .. } = &mut state.phase {
@@ -220,21 +271,52 @@ impl Exec {
 
     fn drain(&self, state: &mut State, stream: Stream, buffer: &mut [u8]) {
         let room = state.make_room();
-        let slot = state.pipe(stream);
-        let Some(pipe) = slot else { return };
+        let Some(pipe) = state.pipe(stream) else { return };
         if !room {
             // Level-triggered, and a hang-up cannot be masked: only leaving the poller stops the events.
-            let _ = epoll::delete(&self.poller.epoll, &pipe.end);
+            let _ = epoll::delete(&self.output_poller.epoll, &*pipe.end);
             pipe.watched = false;
             return;
         }
-        match rustix::io::read(&pipe.end, &mut *buffer) {
-            Ok(0) => {
-                *slot = None;
+        let outcome = rustix::io::read(&*pipe.end, &mut *buffer);
+        if let (Ok(count), Output::Ring(ring)) = (outcome, &mut state.output) {
+            ring.push(stream, buffer.get(..count).unwrap_or_default());
+        }
+        self.took(state, stream, outcome);
+    }
+
+    /// The poller of the thread that writes logs says that there is output for one. Others may look at the command while
+    /// the disk takes it.
+    pub(crate) fn log_ready(&self, buffer: &mut [u8]) {
+        let (end, log) = {
+            let mut state = lock(&self.state);
+            let (Some(pipe), Output::Log(log)) = (&state.stdout, &state.output) else { return };
+            let found = (pipe.end.clone(), log.clone());
+            state.logging = true;
+            found
+        };
+        let outcome = rustix::io::read(&*end, &mut *buffer);
+        if let Ok(count) = outcome {
+            log.append(buffer.get(..count).unwrap_or_default());
+        }
+        let mut state = lock(&self.state);
+        state.logging = false;
+        self.took(&mut state, Stream::Stdout, outcome);
+        if matches!(state.phase, Phase::Draining { .. }) {
+            self.poller.ring();
+        }
+    }
+
+    /// What a read of an output pipe gave is where it belongs, or was the pipe's end.
+    fn took(&self, state: &mut State, stream: Stream, outcome: Result<usize, Errno>) {
+        match outcome {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok(0) | Err(_) => {
+                let pipe = state.pipe(stream).take();
+                self.close(pipe);
                 self.finish_if_drained(state);
             }
             Ok(count) => {
-                state.ring.push(stream, buffer.get(..count).unwrap_or_default());
                 state.poke_readers();
                 if let Phase::Draining { left_bytes, .. } = &mut state.phase {
                     *left_bytes = left_bytes.saturating_sub(count);
@@ -243,11 +325,13 @@ impl Exec {
                     }
                 }
             }
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => {
-                *slot = None;
-                self.finish_if_drained(state);
-            }
+        }
+    }
+
+    /// Takes it out of the poller first: there it stays as long as another descriptor of it is open.
+    fn close(&self, pipe: Option<Pipe>) {
+        if let Some(Pipe { end, watched: true }) = pipe {
+            let _ = epoll::delete(&self.output_poller.epoll, &*end);
         }
     }
 
@@ -288,7 +372,7 @@ impl Exec {
         }
         if let Some(index) = state.readers.iter().position(|reader| Arc::ptr_eq(&reader.call, call)) {
             let reader = state.readers.swap_remove(index);
-            if returns {
+            if returns && matches!(state.output, Output::Ring(_)) {
                 let offset = state.kept.as_ref().map_or(reader.offset, |kept| kept.offset.min(reader.offset));
                 state.kept = Some(Kept { offset, until });
             }
@@ -315,18 +399,28 @@ impl Exec {
     }
 
     /// What *call* gets next; at most *most* bytes. `sent` says that it has got it.
-    pub(crate) fn next(&self, call: &Arc<Call>, most: usize) -> Next {
+    ///
+    /// # Errors
+    /// A log cannot be read.
+    pub(crate) fn next(&self, call: &Arc<Call>, most: usize) -> Result<Next, Fault> {
         let state = lock(&self.state);
-        let Some(reader) = state.readers.iter().find(|reader| Arc::ptr_eq(&reader.call, call)) else {
-            return Next::Wait;
+        let Some(offset) = state.offset_of(call) else { return Ok(Next::Wait) };
+        // Known before the output is looked at: what has exited writes no more.
+        let exited = state.exited();
+        let (output, end) = match &state.output {
+            Output::Ring(ring) => (ring.read(offset, most), ring.end()),
+            Output::Log(log) => {
+                let log = log.clone();
+                drop(state);
+                let piece = log.read(offset, most).map_err(|errno| Fault::os(errno, "cannot read the log"))?;
+                (piece.map(|(offset, data)| (Stream::Stdout, offset, data)), log.span().end)
+            }
         };
-        if let Some((stream, offset, data)) = state.ring.read(reader.offset, most) {
-            return Next::Output(stream, offset, data);
-        }
-        match &state.phase {
-            Phase::Exited { exited, .. } if reader.offset >= state.ring.end() => Next::Exited(*exited),
+        Ok(match (output, exited) {
+            (Some((stream, offset, data)), _) => Next::Output(stream, offset, data),
+            (None, Some(exited)) if offset >= end => Next::Exited(exited),
             _ => Next::Wait,
-        }
+        })
     }
 
     /// *call* has got everything before *offset*.
@@ -463,8 +557,9 @@ impl Exec {
     /// Closes what is open and tells the readers.
     fn finish(&self, state: &mut State) {
         let Phase::Draining { exited, .. } = state.phase else { return };
-        state.stdout = None;
-        state.stderr = None;
+        for pipe in [state.stdout.take(), state.stderr.take()] {
+            self.close(pipe);
+        }
         let now = Instant::now();
         if self.signal_group(state, NO_SIGNAL).is_ok() {
             state.hang_up_at = Some(now + HANG_UP_AFTER);
@@ -500,22 +595,20 @@ impl Exec {
             // As when a terminal closes: what moved to a session of its own, or ignores SIGHUP (nohup), lives on.
             let _ = self.signal_group(state, libc::SIGHUP);
         }
-        if let Phase::Draining { until, .. } = state.phase {
-            if until <= now && !state.is_held_back() {
-                self.finish(state);
-            }
+        if state.is_drained(now) {
+            self.finish(state);
         }
         let due = match state.phase {
             Phase::Running => None,
             Phase::Draining { .. } if state.is_held_back() => None,
-            Phase::Draining { until, .. } => Some(until),
+            Phase::Draining { until, .. } => Some(if until > now { until } else { now + LOOK_AGAIN }),
             Phase::Exited { at, .. } => {
                 if state.kill_at.is_none() {
                     if let (Some(group), Some(cgroups)) = (state.group.take(), cgroups) {
                         cgroups.release(group);
                     }
                 }
-                Some(at + ATTACHABLE_FOR)
+                (!self.is_listed()).then(|| at + ATTACHABLE_FOR)
             }
         };
         let returns = [state.kept.as_ref().map(|kept| kept.until), state.close_stdin_at];
@@ -532,14 +625,45 @@ impl State {
         }
     }
 
-    fn make_room(&mut self) -> bool {
-        let kept = self.kept.as_ref().map(|kept| kept.offset);
-        let unread = self.readers.iter().map(|reader| reader.offset).chain(kept).min();
-        self.ring.make_room(unread.unwrap_or(u64::MAX))
+    fn exited(&self) -> Option<ExecExited> {
+        match self.phase {
+            Phase::Exited { exited, .. } => Some(exited),
+            _ => None,
+        }
     }
 
-    /// Its pipes wait for a reader who is behind, or who may come back.
+    /// Of the next byte that *call* wants; None for who is not attached.
+    fn offset_of(&self, call: &Arc<Call>) -> Option<u64> {
+        self.readers.iter().find(|reader| Arc::ptr_eq(&reader.call, call)).map(|reader| reader.offset)
+    }
+
+    fn make_room(&mut self) -> bool {
+        let Output::Ring(ring) = &mut self.output else { return true };
+        let kept = self.kept.as_ref().map(|kept| kept.offset);
+        let unread = self.readers.iter().map(|reader| reader.offset).chain(kept).min();
+        ring.make_room(unread.unwrap_or(u64::MAX))
+    }
+
+    /// The time for its last output is over at *now*, and nothing of it waits for us.
+    fn is_drained(&self, now: Instant) -> bool {
+        let Phase::Draining { until, .. } = self.phase else { return false };
+        if until > now || self.is_held_back() {
+            return false;
+        }
+        // The thread that writes logs may be busy with others'.
+        let is_logged = matches!(self.output, Output::Log(_));
+        !(is_logged
+            && self
+                .stdout
+                .as_ref()
+                .is_some_and(|pipe| rustix::io::ioctl_fionread(&*pipe.end).is_ok_and(|size| size > 0)))
+    }
+
+    /// Its pipes wait for a reader who is behind, or who may come back, or for a disk.
     fn is_held_back(&self) -> bool {
+        if self.logging {
+            return true;
+        }
         let is_wanted = self.kept.is_some() || !self.readers.is_empty();
         is_wanted && [&self.stdout, &self.stderr].into_iter().flatten().any(|pipe| !pipe.watched)
     }

@@ -1,20 +1,21 @@
 //! The calls on execs: start, attach, signal.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::pipe::{pipe_with, PipeFlags};
+use rustix::time::{clock_gettime, ClockId};
 
 use crate::agent::{Agent, Starting};
 use crate::cgroup::Group;
 use crate::exec::birth::Birth;
 use crate::exec::command;
-use crate::exec::one::{Exec, Next, Parts};
-use crate::exec::ring::{Ring, Stream};
+use crate::exec::logged::MAX_SHOWN_BYTES;
+use crate::exec::one::{Exec, Listed, Next, Parts};
+use crate::exec::ring::Stream;
 use crate::exec::spawn::{spawn, Child, Program, SpawnError, Surroundings};
-use crate::exec::Execs;
+use crate::exec::{streams, Execs};
 use crate::fault::Fault;
 use crate::proto::exec_output::Stream as WireStream;
 use crate::proto::{reply, ExecAttach, ExecOutput, ExecSignal, ExecStart, ExecStarted};
@@ -26,8 +27,12 @@ const MAX_SIGNAL: u32 = 64;
 
 /// *starting* lasts until the program runs.
 pub(crate) fn start(agent: &Agent, call: &Arc<Call>, ask: ExecStart, starting: Option<Starting>) -> Result<(), Stop> {
-    let stdin = ask.stdin;
-    let exec = launch(agent, ask)?;
+    let (stdin, is_followed) = (ask.stdin, !ask.background);
+    let exec = launch(agent, &ask)?;
+    drop(ask);
+    if !is_followed {
+        return call.reply(reply::Kind::ExecStarted(ExecStarted { pid: exec.pid().unsigned_abs(), stdin_offset: 0 }));
+    }
     // Attached before a Freeze goes on: what it writes from here on is for this call.
     let follower = Follower::attach(&agent.execs, exec, call, 0, stdin);
     drop(starting);
@@ -49,8 +54,8 @@ pub(crate) fn signal(agent: &Agent, ask: &ExecSignal) -> Result<(), Fault> {
     agent.execs.signal(&ask.exec_id, signal)
 }
 
-fn launch(agent: &Agent, ask: ExecStart) -> Result<Arc<Exec>, Fault> {
-    let id = ask.exec_id;
+fn launch(agent: &Agent, ask: &ExecStart) -> Result<Arc<Exec>, Fault> {
+    let id = ask.exec_id.clone();
     if id.is_empty() || id.len() > 64 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)) {
         return Err(Fault::invalid("exec_id: must be 1 to 64 of [A-Za-z0-9_-]"));
     }
@@ -60,19 +65,17 @@ fn launch(agent: &Agent, ask: ExecStart) -> Result<Arc<Exec>, Fault> {
         agent.roots.restore();
         command::working_directory(cwd)
     })?;
-    let (stdout, stdout_theirs) = output_pipe()?;
-    let (stderr, stderr_theirs) = output_pipe()?;
-    let (stdin, stdin_theirs) =
-        if ask.stdin { input_pipe().map(|(ours, theirs)| (Some(ours), Some(theirs)))? } else { (None, None) };
+    let (streams, theirs) = streams::open(agent, ask)?;
+    let listed = ask.background.then(|| listed(ask));
     let env = command::merge_env([&agent.image_env, &lock(&agent.life).env, &ask.env])?;
     let program = command::program(&ask.command, &ask.argv, &env)?;
     let execs = &agent.execs;
     let timeout = (ask.timeout_ms > 0).then(|| Duration::from_millis(ask.timeout_ms));
-    execs.add(&id, timeout, |key, birth| {
+    execs.add(&id, timeout, listed.is_some(), |key, birth| {
         let around = Surroundings {
-            stdin: stdin_theirs.as_ref().unwrap_or(&agent.null).as_fd(),
-            stdout: stdout_theirs.as_fd(),
-            stderr: stderr_theirs.as_fd(),
+            stdin: theirs.stdin.as_ref().unwrap_or(&agent.null).as_fd(),
+            stdout: theirs.stdout.as_fd(),
+            stderr: theirs.stderr(),
             cwd: cwd.as_fd(),
             cgroup: None,
         };
@@ -86,14 +89,22 @@ fn launch(agent: &Agent, ask: ExecStart) -> Result<Arc<Exec>, Fault> {
             started: birth.started,
             timeout,
             poller: execs.poller.clone(),
-            ring: Ring::new(execs.budget.clone()),
-            stdin,
-            stdout,
-            stderr,
+            output_poller: execs.poller_for(&streams.output),
+            streams,
+            listed,
             group,
             oom_kills,
         }))
     })
+}
+
+/// What the list of commands tells of it.
+fn listed(ask: &ExecStart) -> Listed {
+    let now = clock_gettime(ClockId::Realtime);
+    let mut command = if ask.argv.is_empty() { ask.command.clone() } else { ask.argv.join(" ") };
+    let end = (0..=MAX_SHOWN_BYTES.min(command.len())).rev().find(|end| command.is_char_boundary(*end));
+    command.truncate(end.unwrap_or(0));
+    Listed { command, started_ns: now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec), pty: false }
 }
 
 /// Spawns into a cgroup of its own, where there are any.
@@ -143,24 +154,6 @@ fn explain(error: SpawnError, argv: &[String]) -> Fault {
     }
 }
 
-/// Our end, which never blocks, and the command's.
-fn output_pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
-    let (ours, theirs) = open_pipe()?;
-    rustix::io::ioctl_fionbio(&ours, true).map_err(|errno| Fault::os(errno, "cannot prepare a pipe"))?;
-    Ok((ours, theirs))
-}
-
-/// As `output_pipe`, the other way.
-fn input_pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
-    let (theirs, ours) = open_pipe()?;
-    rustix::io::ioctl_fionbio(&ours, true).map_err(|errno| Fault::os(errno, "cannot prepare a pipe"))?;
-    Ok((ours, theirs))
-}
-
-fn open_pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
-    pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Fault::os(errno, "cannot open a pipe"))
-}
-
 /// One call that is attached to an exec.
 struct Follower<'a> {
     execs: &'a Execs,
@@ -190,7 +183,7 @@ impl<'a> Follower<'a> {
         call.reply(reply::Kind::ExecStarted(ExecStarted { pid, stdin_offset: self.stdin_offset }))?;
         loop {
             call.consumed(exec.take_input(call))?;
-            match exec.next(call, call.credit(CHUNK_BYTES)?) {
+            match exec.next(call, call.credit(CHUNK_BYTES)?)? {
                 Next::Output(stream, offset, data) => {
                     let size = data.len();
                     let stream = match stream {

@@ -1,4 +1,5 @@
-//! The thread that moves everything execs need: output and input of pipes, reaping, deadlines.
+//! The thread that moves everything execs need: output and input of pipes, reaping, deadlines. Output that goes to a log
+//! has one of its own, since a disk may be slow.
 //!
 //! One thread for all execs: it needs no new one per command, so it serves on under a fork bomb.
 
@@ -21,6 +22,9 @@ const TOKEN_ALARM: u64 = u64::MAX - 1;
 /// Zombies reaped before pipes get their turn again.
 const REAPED_AT_ONCE: usize = 256;
 const EVENTS_AT_ONCE: usize = 64;
+/// All that a pipe holds by default.
+const LOG_CHUNK_BYTES: usize = 64 * 1024;
+const STACK_BYTES: usize = 256 * 1024;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +86,7 @@ fn children_signal() -> libc::sigset_t {
     }
 }
 
-/// Starts the thread.
+/// Starts the threads.
 ///
 /// # Errors
 /// The kernel has no thread or descriptor left.
@@ -96,7 +100,23 @@ pub(crate) fn start(execs: Arc<Execs>) -> io::Result<()> {
     // SAFETY: the kernel just made it and nothing else owns it.
     let children = unsafe { OwnedFd::from_raw_fd(raw) };
     epoll::add(&execs.poller.epoll, &children, EventData::new_u64(TOKEN_CHILDREN), EventFlags::IN)?;
-    thread::Builder::new().stack_size(256 * 1024).spawn(move || watch(&execs, &children)).map(drop)
+    let logs = execs.clone();
+    thread::Builder::new().stack_size(STACK_BYTES).spawn(move || write_logs(&logs))?;
+    thread::Builder::new().stack_size(STACK_BYTES).spawn(move || watch(&execs, &children)).map(drop)
+}
+
+fn write_logs(execs: &Execs) {
+    let mut events: Vec<Event> = Vec::with_capacity(EVENTS_AT_ONCE);
+    let mut buffer = vec![0; LOG_CHUNK_BYTES];
+    loop {
+        events.clear();
+        let _ = epoll::wait(&execs.log_poller.epoll, rustix::buffer::spare_capacity(&mut events), None);
+        for event in &events {
+            if let Some(exec) = execs.by_key(event.data.u64() >> TOKEN_BITS) {
+                exec.log_ready(&mut buffer);
+            }
+        }
+    }
 }
 
 fn watch(execs: &Execs, children: &OwnedFd) {

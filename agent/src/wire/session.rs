@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use prost::Message;
 
 use crate::agent::{Agent, Starting};
-use crate::exec::serve as exec_calls;
+use crate::exec::{logged, serve as exec_calls};
 use crate::fault::{Code, Fault};
 use crate::files;
 use crate::log;
@@ -245,6 +245,8 @@ fn perform(agent: &Agent, call: &Arc<Call>, ask: Ask, starting: Option<Starting>
         Ask::Stats(_) => call.reply(reply::Kind::Stats(stats::collect(agent))),
         Ask::ExecStart(ask) => exec_calls::start(agent, call, ask, starting),
         Ask::ExecAttach(ask) => exec_calls::attach(agent, call, &ask),
+        Ask::ExecList(_) => logged::list(agent, call),
+        Ask::ExecLog(ask) => logged::read(agent, call, &ask),
         Ask::FileRead(ask) => files::read::read(call, &ask),
         Ask::FileWrite(ask) => files::write::write(roots, call, &ask),
         Ask::FileList(ask) => files::list::list(call, &ask),

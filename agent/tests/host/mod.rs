@@ -224,6 +224,21 @@ impl Host {
         }
     }
 
+    /// Keeps a frame that `receive` gave, if it is of the stream, with credit for it. True at the stream's end.
+    pub fn keep_frame(&mut self, stream: u32, kind: u8, payload: &[u8], outcome: &mut Outcome) -> bool {
+        self.keep(stream, kind, payload, outcome);
+        kind == 5
+    }
+
+    /// One frame; a reply of the stream is kept, and no credit given for it. Returns whose it was.
+    pub fn receive_quietly(&mut self, stream: u32, outcome: &mut Outcome) -> u32 {
+        let (kind, from, payload) = self.receive();
+        if (kind, from) == (2, stream) {
+            outcome.replies.extend(Reply::decode(&*payload).unwrap().kind);
+        }
+        from
+    }
+
     /// One frame, kept if it is of the stream. Returns its type and stream.
     pub fn receive_into(&mut self, stream: u32, outcome: &mut Outcome) -> (u8, u32) {
         let (kind, from, payload) = self.receive();
