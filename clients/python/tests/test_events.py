@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from terp import BadReply
-from terp.protocol import events
-from terp.protocol.events import EventParser
+from terp.protocol.events import MAX_EVENT_BYTES, EventParser
 
 LINE_ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 TEXTS = st.text(st.characters(exclude_characters="\r\n", codec="utf-8"), max_size=20).map(str.encode)
@@ -22,8 +21,8 @@ NOISE = st.one_of(
 )
 
 
-def parse(*chunks: bytes) -> list[bytes]:
-    parser = EventParser()
+def parse(*chunks: bytes, max_bytes: int = MAX_EVENT_BYTES) -> list[bytes]:
+    parser = EventParser(max_bytes)
     return [payload for chunk in chunks for payload in parser.feed(chunk)]
 
 
@@ -73,19 +72,16 @@ def test_any_bytes_are_read_alike_whole_and_in_pieces(chunks: list[bytes]) -> No
     assert parse(*chunks) == parse(b"".join(chunks))
 
 
-def test_event_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_without_end_is_refused() -> None:
     """A peer that never ends a line, or an event, does not fill this process' memory."""
-    monkeypatch.setattr(events, "MAX_EVENT_BYTES", 100)
-
     for line in (b"x", b"data: x\n"):
         with pytest.raises(BadReply):
-            parse(*[line] * 200)
+            parse(*[line] * 200, max_bytes=100)
 
 
-def test_signs_of_life_weigh_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signs_of_life_weigh_nothing() -> None:
     """A command that is silent for a day is no event without end, not even in the midst of one."""
-    monkeypatch.setattr(events, "MAX_EVENT_BYTES", 100)
-    parser = EventParser()
+    parser = EventParser(100)
 
     payloads = list(parser.feed(b"data: a\n")) + [p for _ in range(200) for p in parser.feed(b": ka\n")]
 

@@ -25,8 +25,9 @@ from terp import (
     Unavailable,
 )
 from terp.protocol.batches import MAX_BATCH_BYTES, MAX_ROWS, plan_batches
-from terp.protocol.replies import read_error
-from terp.protocol.requests import Life, Reach, Repeat, create, preview_url
+from terp.protocol.reading import read_error
+from terp.protocol.request import Repeat
+from terp.protocol.requests import Life, Reach, create, preview_url
 from terp.protocol.retry import plan_retry
 from terp.protocol.settings import resolve_settings
 

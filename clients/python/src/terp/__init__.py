@@ -6,35 +6,54 @@ Sandboxes for AI agents: the client of a Terp server.
     with Sandbox.create(template="python-3.12") as sbx:
         print(sbx.exec("uname -a").stdout)
 
-`AsyncSandbox` and `AsyncTerp` are the same with `await`. All public names are here and nowhere else.
+`AsyncSandbox` and its like are the same with `await`. All public names are here and nowhere else.
 """
 
 from terp._async.client import AsyncTerp
+from terp._async.code import AsyncCodeContext
+from terp._async.command import AsyncCommand
+from terp._async.environment import AsyncEnvironment
 from terp._async.files import AsyncFiles
+from terp._async.pty import AsyncPty
 from terp._async.sandbox import AsyncSandbox
 from terp._async.snapshot import AsyncSnapshot
+from terp._async.usage import usage_async
+from terp._async.volume import AsyncVolume
+from terp._async.webhook import AsyncWebhook
 from terp._sync.client import Terp
+from terp._sync.code import CodeContext
+from terp._sync.command import Command
+from terp._sync.environment import Environment
 from terp._sync.files import Files
+from terp._sync.pty import Pty
 from terp._sync.sandbox import Sandbox
 from terp._sync.snapshot import Snapshot
+from terp._sync.usage import usage
+from terp._sync.volume import Volume
+from terp._sync.webhook import Webhook
 from terp.errors import (
     AlreadyExists,
     BadReply,
     CapacityUnavailable,
+    CodeFailed,
     CommandFailed,
     Conflict,
     ConnectionFailed,
+    ContextNotFound,
     DeadlineExceeded,
     ExecKilled,
     ExecNotFound,
     ExecTimeout,
     FileNotFound,
+    FollowTimeout,
     Forbidden,
     GuestFault,
     IdempotencyMismatch,
     Internal,
+    InterpreterUnavailable,
     InvalidRequest,
     LimitExceeded,
+    LogDropped,
     NetworkBlocked,
     NotFound,
     NotOffered,
@@ -44,6 +63,7 @@ from terp.errors import (
     RequestTimeout,
     SandboxNotFound,
     SavedStateFault,
+    SecretsInUse,
     SnapshotCap,
     SnapshotNotFound,
     StateConflict,
@@ -55,16 +75,35 @@ from terp.errors import (
     TooLarge,
     Unauthenticated,
     Unavailable,
+    VolumeInUse,
+    VolumeNotFound,
+    WebhookNotFound,
 )
 from terp.models import (
+    CodeContextInfo,
+    CodeDone,
+    CodeError,
+    CodeEvent,
+    CodeText,
+    CommandInfo,
     Connection,
+    DayUsage,
     DeletionReceipt,
+    Delivery,
     ExecEvent,
     ExecResult,
+    Execution,
     Exited,
+    FileEvent,
     FileInfo,
     Limits,
+    LogPage,
+    Metrics,
+    MetricsSample,
     Paused,
+    Presigned,
+    PtyInfo,
+    Result,
     SandboxInfo,
     Secret,
     SizeInfo,
@@ -73,38 +112,70 @@ from terp.models import (
     Stderr,
     Stdout,
     Traffic,
+    Transfer,
+    Usage,
+    VolumeInfo,
+    WebhookInfo,
 )
+from terp.protocol.account import verify_webhook
 
 __all__ = [
     "AlreadyExists",
+    "AsyncCodeContext",
+    "AsyncCommand",
+    "AsyncEnvironment",
     "AsyncFiles",
+    "AsyncPty",
     "AsyncSandbox",
     "AsyncSnapshot",
     "AsyncTerp",
+    "AsyncVolume",
+    "AsyncWebhook",
     "BadReply",
     "CapacityUnavailable",
+    "CodeContext",
+    "CodeContextInfo",
+    "CodeDone",
+    "CodeError",
+    "CodeEvent",
+    "CodeFailed",
+    "CodeText",
+    "Command",
     "CommandFailed",
+    "CommandInfo",
     "Conflict",
     "Connection",
     "ConnectionFailed",
+    "ContextNotFound",
+    "DayUsage",
     "DeadlineExceeded",
     "DeletionReceipt",
+    "Delivery",
+    "Environment",
     "ExecEvent",
     "ExecKilled",
     "ExecNotFound",
     "ExecResult",
     "ExecTimeout",
+    "Execution",
     "Exited",
+    "FileEvent",
     "FileInfo",
     "FileNotFound",
     "Files",
+    "FollowTimeout",
     "Forbidden",
     "GuestFault",
     "IdempotencyMismatch",
     "Internal",
+    "InterpreterUnavailable",
     "InvalidRequest",
     "LimitExceeded",
     "Limits",
+    "LogDropped",
+    "LogPage",
+    "Metrics",
+    "MetricsSample",
     "NetworkBlocked",
     "NotFound",
     "NotOffered",
@@ -112,12 +183,17 @@ __all__ = [
     "PartialWrite",
     "Paused",
     "PlanLimit",
+    "Presigned",
+    "Pty",
+    "PtyInfo",
     "RequestTimeout",
+    "Result",
     "Sandbox",
     "SandboxInfo",
     "SandboxNotFound",
     "SavedStateFault",
     "Secret",
+    "SecretsInUse",
     "SizeInfo",
     "Snapshot",
     "SnapshotCap",
@@ -135,6 +211,18 @@ __all__ = [
     "TerpError",
     "TooLarge",
     "Traffic",
+    "Transfer",
     "Unauthenticated",
     "Unavailable",
+    "Usage",
+    "Volume",
+    "VolumeInUse",
+    "VolumeInfo",
+    "VolumeNotFound",
+    "Webhook",
+    "WebhookInfo",
+    "WebhookNotFound",
+    "usage",
+    "usage_async",
+    "verify_webhook",
 ]

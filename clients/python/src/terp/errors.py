@@ -9,10 +9,15 @@ Everything that can go wrong, under one root.
     ├── Forbidden                 the key lacks a scope
     │   └── NetworkBlocked        the sandbox's network policy forbids it
     ├── NotFound                  never existed, or another tenant's
-    │   └── SandboxNotFound  TemplateNotFound  FileNotFound  ExecNotFound  SnapshotNotFound
+    │   ├── SandboxNotFound  TemplateNotFound  FileNotFound  ExecNotFound  SnapshotNotFound
+    │   ├── ContextNotFound  VolumeNotFound  WebhookNotFound
+    │   └── LogDropped            that part of a log is not kept any more; says from where it is
     ├── Conflict
     │   ├── StateConflict         says the current state and what would do
     │   ├── AlreadyExists
+    │   ├── VolumeInUse           says by which sandbox
+    │   ├── SecretsInUse          a command that was given secrets runs, and a snapshot would hold them
+    │   ├── InterpreterUnavailable  the template has no kernels, or they are gone
     │   └── IdempotencyMismatch
     ├── LimitExceeded             says limit and use
     │   ├── PlanLimit             the tenant's quota
@@ -25,9 +30,11 @@ Everything that can go wrong, under one root.
     │   ├── StateMismatch         it was made with another processor, monitor, kernel or template; says which
     │   └── StateDamaged          a part of it is missing or is not what was saved; says which
     ├── DeadlineExceeded          says which step, waited how long
-    │   └── ExecTimeout           the command ran into its timeout; holds its output so far
+    │   ├── ExecTimeout           the command ran into its timeout; holds its output so far
+    │   └── FollowTimeout         a log was followed for as long as asked; its command runs on
     ├── ExecKilled                the command died by a signal; holds its output so far
     ├── CommandFailed             `ExecResult.check()`: the exit code is not 0
+    ├── CodeFailed                `Execution.check()`: the code raised, or ran into its timeout
     ├── PartialWrite              `files.write_many`: some files were not written, says which
     ├── GuestFault                the guest is lost, silent or talks nonsense
     ├── Internal                  a bug in the server
@@ -45,7 +52,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from terp.models import ExecResult
+    from terp.models import ExecResult, Execution
 
 
 class TerpError(Exception):
@@ -157,6 +164,40 @@ class SnapshotNotFound(NotFound):
     code = "snapshot_not_found"
 
 
+class ContextNotFound(NotFound):
+    """No such code context in the sandbox."""
+
+    code = "context_not_found"
+
+
+class VolumeNotFound(NotFound):
+    """No such volume, or it was deleted."""
+
+    code = "volume_not_found"
+
+
+class WebhookNotFound(NotFound):
+    """No such webhook."""
+
+    code = "webhook_not_found"
+
+
+class LogDropped(NotFound):
+    """
+    That part of a command's log is not kept any more.
+
+    Attributes:
+        first_offset: Where what is kept begins; None when the server did not say.
+    """
+
+    code = "log_dropped"
+
+    @property
+    def first_offset(self) -> int | None:
+        offset = self.fields.get("first_offset")
+        return offset if isinstance(offset, int) else None
+
+
 class Conflict(TerpError):
     """Not possible in the present state."""
 
@@ -173,6 +214,38 @@ class AlreadyExists(Conflict):
     """Something of that name exists."""
 
     code = "already_exists"
+
+
+class VolumeInUse(Conflict):
+    """
+    A sandbox holds the volume, running or paused.
+
+    Attributes:
+        sandbox_id: Which one; None when the server did not say.
+    """
+
+    code = "volume_in_use"
+
+    @property
+    def sandbox_id(self) -> str | None:
+        holder = self.fields.get("sandbox_id")
+        return holder if isinstance(holder, str) else None
+
+
+class SecretsInUse(Conflict):
+    """
+    A command that was given secrets runs, and a snapshot or fork would hold them.
+
+    Wait for the command, or say `include_secrets=True`.
+    """
+
+    code = "secrets_in_use"
+
+
+class InterpreterUnavailable(Conflict):
+    """The sandbox's template has no kernels to run code in, or they are gone."""
+
+    code = "interpreter_unavailable"
 
 
 class IdempotencyMismatch(Conflict):
@@ -263,6 +336,12 @@ class ExecTimeout(DeadlineExceeded):
     stderr: str = ""
 
 
+class FollowTimeout(DeadlineExceeded):
+    """A log was followed for as long as asked, and its command runs on. `Command.stream` then asks again by itself."""
+
+    code = "timed_out"
+
+
 class ExecKilled(TerpError):
     """
     The command died by a signal that it did not get from its timeout.
@@ -299,6 +378,25 @@ class CommandFailed(TerpError):
 
     def __reduce__(self) -> tuple[type[CommandFailed], tuple[ExecResult]]:
         return type(self), (self.result,)  # the default passes the message, and breaks a process pool
+
+
+class CodeFailed(TerpError):
+    """
+    Raised by `Execution.check()` alone: the code raised something, or ran into its timeout.
+
+    Attributes:
+        execution: All that came of it.
+    """
+
+    code = "code_failed"
+
+    def __init__(self, execution: Execution) -> None:
+        error = execution.error
+        super().__init__(f"{error.name}: {error.value}" if error else "The code ran into its timeout")
+        self.execution = execution
+
+    def __reduce__(self) -> tuple[type[CodeFailed], tuple[Execution]]:
+        return type(self), (self.execution,)
 
 
 class PartialWrite(TerpError):

@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import inspect
 import os
+import threading
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -26,6 +27,7 @@ from typing import IO, TypeVar
 import httpx
 
 Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 READ_SIZE = 256 * 1024  # of file objects; large enough that a thread per read costs nothing that shows
 
@@ -34,13 +36,19 @@ READ_SIZE = 256 * 1024  # of file objects; large enough that a thread per read c
 AsyncHttp = httpx.AsyncClient
 Http = httpx.Client
 
+AsyncLock = asyncio.Lock
+Lock = threading.Lock
+
 AsyncHttpTransport = httpx.AsyncBaseTransport
 HttpTransport = httpx.BaseTransport
 
 # ---- what a caller may hand over -----------------------------------------------------------------
 
-AsyncOnText = Callable[[str], Awaitable[None] | None]
-OnText = Callable[[str], None]
+AsyncOn = Callable[[Value], Awaitable[None] | None]
+On = Callable[[Value], None]
+
+AsyncOnText = AsyncOn[str]
+OnText = On[str]
 
 AsyncAct = Callable[[], Awaitable[Result]]
 Act = Callable[[], Result]
@@ -52,15 +60,15 @@ AsyncChunks = AsyncIterable[bytes] | Iterable[bytes]
 Chunks = Iterable[bytes]
 
 
-async def call_async(callback: AsyncOnText, text: str) -> None:
+async def call_async(callback: AsyncOn[Value], value: Value) -> None:
     """The callback of an asynchronous caller may be a coroutine function or a plain one."""
-    pending = callback(text)
+    pending = callback(value)
     if inspect.isawaitable(pending):
         await pending
 
 
-def call(callback: OnText, text: str) -> None:
-    callback(text)
+def call(callback: On[Value], value: Value) -> None:
+    callback(value)
 
 
 async def iterate_async(chunks: AsyncChunks) -> AsyncIterator[bytes]:
@@ -86,6 +94,27 @@ async def read_file_async(file: IO[str] | IO[bytes]) -> AsyncIterator[bytes]:
 def read_file(file: IO[str] | IO[bytes]) -> Iterator[bytes]:
     while data := file.read(READ_SIZE):
         yield data.encode() if isinstance(data, str) else data
+
+
+# ---- what blocks ---------------------------------------------------------------------------------
+
+
+async def in_thread_async(act: Callable[[], Result]) -> Result:
+    return await asyncio.to_thread(act)
+
+
+def in_thread(act: Callable[[], Result]) -> Result:
+    return act()
+
+
+async def pull_async(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Each in a thread: making it reads files."""
+    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        yield chunk
+
+
+def pull(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    yield from chunks
 
 
 # ---- time ----------------------------------------------------------------------------------------

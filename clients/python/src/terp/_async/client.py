@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import os
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -12,10 +13,11 @@ import httpx
 
 from terp import pairs, seam
 from terp.errors import BadReply, InvalidRequest, TerpError
-from terp.models import DeletionReceipt
-from terp.protocol import requests
-from terp.protocol.replies import Json, read_error, read_json, read_receipts
-from terp.protocol.requests import Request
+from terp.models import DeletionReceipt, Usage
+from terp.protocol import account, requests
+from terp.protocol.reading import Json, read_error, read_json
+from terp.protocol.replies import read_receipts
+from terp.protocol.request import Request
 from terp.protocol.retry import plan_retry
 from terp.protocol.settings import Settings, resolve_settings
 
@@ -89,6 +91,15 @@ class AsyncTerp:
         """
         request = requests.deletion_receipts(subject=subject, limit=limit)
         return tuple(read_receipts(await self.call(request)))
+
+    async def usage(self, since: dt.date | None = None, until: dt.date | None = None) -> Usage:
+        """
+        Return what all sandboxes of this key's tenant used, by day.
+
+        Args:
+            since, until: Days or times; until is not included. If not given, what the server counts by itself.
+        """
+        return account.read_usage(await self.call(account.usage(since=since, until=until)))
 
     async def call(self, request: Request, content: bytes | None = None) -> Json:
         """

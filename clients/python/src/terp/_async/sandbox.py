@@ -1,42 +1,32 @@
-"""The sandbox: create, run commands, let it reach hosts, pause, fork, terminate."""
+"""The sandbox: create, pause, fork, terminate. What is done inside of it is in the modules of its other parts."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime as dt
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import Literal
 
 from terp import pairs
 from terp._async.client import AsyncTerp
+from terp._async.code import AsyncCodeCalls
+from terp._async.commands import AsyncCommandCalls
 from terp._async.default import default_client
+from terp._async.environment import AsyncEnvironment
 from terp._async.files import AsyncFiles
+from terp._async.network import AsyncNetworkCalls
+from terp._async.pty import AsyncPtyCalls
 from terp._async.snapshot import AsyncSnapshot
-from terp.errors import ConnectionFailed, RequestTimeout, StateConflict, TerpError
-from terp.models import (
-    Connection,
-    DeletionReceipt,
-    ExecEvent,
-    ExecResult,
-    Limits,
-    Paused,
-    SandboxInfo,
-    Secret,
-    Stderr,
-    Stdout,
-    Traffic,
-)
-from terp.protocol import replies, requests
-from terp.protocol.events import EventParser, ExecReader
-from terp.protocol.output import Output
-from terp.protocol.requests import Life, Reach, Request
+from terp._async.volume import AsyncVolume
+from terp.errors import StateConflict, TerpError
+from terp.models import DeletionReceipt, Limits, Metrics, Paused, SandboxInfo, Secret
+from terp.protocol import account, replies, requests
+from terp.protocol.requests import Life, Reach
 
 ENDED = ("terminated", "failed")
 
 
-class AsyncSandbox:
+class AsyncSandbox(AsyncCommandCalls, AsyncCodeCalls, AsyncPtyCalls, AsyncNetworkCalls):
     """
     A sandbox: a virtual machine of its own, reached over the server's API.
 
@@ -56,6 +46,7 @@ class AsyncSandbox:
         self._client = client
         self._info = info
         self.files = AsyncFiles(client, info.id)
+        self.env = AsyncEnvironment(client, info.id)
 
     # ---- where sandboxes come from ----
 
@@ -76,6 +67,8 @@ class AsyncSandbox:
         metadata: Mapping[str, str] | None = None,
         on_timeout: str = "kill",
         auto_resume: bool = False,
+        volume: AsyncVolume | str | None = None,
+        region: str | None = None,
         client: AsyncTerp | None = None,
     ) -> AsyncSandbox:
         """
@@ -102,8 +95,11 @@ class AsyncSandbox:
             metadata: Labels of yours, to find it again with `list`.
             on_timeout: What happens when the time is over: `kill` or `pause`.
             auto_resume: While it is paused, a command or a file call resumes it.
+            volume: What it has at /persist: a volume, its name or id. One of a new name is made, with 10 GB.
+            region: Where it runs; the server's own if not given.
 
         Raises:
+            VolumeInUse: Another sandbox holds the volume. Nothing was started.
             TemplateNotFound, SnapshotNotFound, InvalidRequest, NotOffered, PlanLimit: Nothing was started.
             StateMismatch, StateDamaged: The snapshot cannot be used here. Nothing was started.
             CapacityUnavailable: The server stayed full for the client's `wait_for_capacity`. Nothing was started.
@@ -118,6 +114,8 @@ class AsyncSandbox:
             size=size,
             life=Life(timeout, on_timeout, auto_resume, env or {}, metadata or {}),
             reach=Reach(network, allow_domains, report_only, secrets, preview_auth),
+            volume=volume.id if isinstance(volume, AsyncVolume) else volume,
+            region=region,
         )
         info = replies.read_sandbox(await client.call(request))
         if info.status in ENDED:
@@ -166,191 +164,6 @@ class AsyncSandbox:
         client = client or await default_client()
         return replies.read_limits(await client.call(requests.limits()))
 
-    # ---- commands ----
-
-    async def exec(
-        self,
-        command: str | Sequence[str],
-        *,
-        cwd: str = "/workspace",
-        env: Mapping[str, str] | None = None,
-        timeout: int = 60,
-        stdin: str | bytes | None = None,
-        on_stdout: pairs.AsyncOnText | None = None,
-        on_stderr: pairs.AsyncOnText | None = None,
-    ) -> ExecResult:
-        """
-        Run *command* to its end.
-
-        Args:
-            command: A line for the shell, or a sequence of arguments that reach the program as they are.
-            env: On top of the sandbox's own.
-            timeout: Seconds; then the command and all it started get SIGTERM, and SIGKILL 2 s later.
-            stdin: What the command reads, UTF-8 of at most 8 MiB; None is an empty input.
-            on_stdout, on_stderr: Called with the text as it comes. What they raise comes out.
-
-        Returns:
-            The result, whatever the exit code. `.check()` raises CommandFailed if it is not 0.
-
-        Raises:
-            ExecTimeout, ExecKilled: It did not end by itself; the error holds its output so far.
-            InvalidRequest: The directory does not exist, or a value is out of bounds.
-            StateConflict: The sandbox does not run, or was paused meanwhile: the command then goes on with it.
-            GuestFault: The guest is lost.
-
-        Cancelled or disconnected, the command runs on until its timeout. To follow it then use `exec_stream`, which
-        says by which id `attach` finds it.
-        """
-        output = Output()
-        try:
-            stream = self.exec_stream(command, cwd=cwd, env=env, timeout=timeout, stdin=stdin)
-            async with contextlib.aclosing(stream) as events:
-                async for event in events:
-                    output.add(event)
-                    if isinstance(event, Stdout) and on_stdout and event.text:
-                        await pairs.call_async(on_stdout, event.text)
-                    elif isinstance(event, Stderr) and on_stderr and event.text:
-                        await pairs.call_async(on_stderr, event.text)
-        except TerpError as error:
-            output.attach_to(error)
-            raise
-        return output.result()
-
-    async def exec_stream(
-        self,
-        command: str | Sequence[str],
-        *,
-        cwd: str = "/workspace",
-        env: Mapping[str, str] | None = None,
-        timeout: int = 60,
-        stdin: str | bytes | None = None,
-    ) -> pairs.AsyncStream[ExecEvent]:
-        """
-        Run *command* and yield what happens: `Started`, any `Stdout` and `Stderr`, `Exited`.
-
-        Arguments and errors as of `exec`. Reading slowly holds the command back. Leaving early lets it run on until
-        its timeout.
-        """
-        request = requests.exec_stream(self.id, command, cwd=cwd, env=env or {}, timeout=timeout, stdin=stdin)
-        async with contextlib.aclosing(self._events(request)) as events:
-            async for event in events:
-                yield event
-
-    async def attach(self, command_id: str, *, offset: int = 0) -> pairs.AsyncStream[ExecEvent]:
-        """
-        Follow a command that was started before, and yield what happens as `exec_stream` does.
-
-            async for event in sbx.attach(started.command_id, offset=last.offset + len(last.data)):
-                ...
-
-        Args:
-            command_id: `Started.command_id` of its first stream.
-            offset: Bytes of output to leave out, of both streams together. The guest keeps a bounded part of a
-                command's output: where older output is gone, the first event has a later offset.
-
-        Raises:
-            ExecNotFound: No such command in this sandbox, or it ended long ago.
-        """
-        request = requests.attach(self.id, command_id, offset=offset)
-        async with contextlib.aclosing(self._events(request)) as events:
-            async for event in events:
-                yield event
-
-    async def _events(self, request: Request) -> pairs.AsyncStream[ExecEvent]:
-        parser, reader = EventParser(), ExecReader()
-        async with self._client.stream(request) as chunks:
-            try:
-                async for chunk in chunks:
-                    if reader.finished:
-                        return
-                    for payload in parser.feed(chunk):
-                        for event in reader.read(payload):
-                            yield event
-                    # After the last event one more chunk is asked for: it is the body's end, and having seen it lets
-                    # the connection be used again.
-            except (ConnectionFailed, RequestTimeout):
-                if not reader.finished:
-                    raise
-        if not reader.finished:
-            raise ConnectionFailed("The stream ended before the command did; it runs on, `attach` follows it")
-
-    # ---- what it reaches, and who reaches it ----
-
-    async def set_network(
-        self,
-        mode: str | None = None,
-        *,
-        allow_domains: Sequence[str] | Literal["default"] | None = None,
-        report_only: bool | None = None,
-    ) -> None:
-        """
-        Change what it may reach; what is not given stays. It holds on return, also for connections under way.
-
-        Args:
-            mode: `restricted` or `open`. One that was created with `off` has no network device, and gets none.
-            allow_domains: The new list of `restricted`; `[]` for nothing at all, `"default"` for the server's list.
-            report_only: Whether what would be blocked for its name is let through and reported.
-
-        Raises:
-            InvalidRequest: A name is none, the mode is `off`, or nothing is to be changed.
-            StateConflict: It has ended, or was created with `off`.
-        """
-        request = requests.set_network(self.id, mode=mode, allow_domains=allow_domains, report_only=report_only)
-        self._info = replies.read_network(await self._client.call(request), self._info)
-
-    async def egress(
-        self, *, decision: str | None = None, name: str | None = None, since: dt.datetime | None = None
-    ) -> AsyncIterator[Connection]:
-        """
-        Yield its connections, those that ended last first, asking for further pages as needed.
-
-        They are on record when they are over, and stay readable when the sandbox has ended, as long as the server
-        keeps records.
-
-        Args:
-            decision: Only those: `allowed`, `reported`, `blocked` or `failed`.
-            name: Only those to exactly this host name.
-            since: Only those that began then or later.
-        """
-        cursor = None
-        while True:
-            request = requests.egress(self.id, decision=decision, name=name, since=since, cursor=cursor)
-            connections, cursor = replies.read_egress(await self._client.call(request))
-            for connection in connections:
-                yield connection
-            if cursor is None:
-                return
-
-    async def traffic(self) -> Traffic:
-        """Return what it has sent and received since it was created."""
-        return replies.read_traffic(await self._client.call(requests.egress(self.id, limit=1)))
-
-    async def host(self, port: int) -> str:
-        """
-        Return the host name under which the server serves what listens on that port in the sandbox.
-
-        It stays the same for the sandbox's life, whether anybody listens or not.
-
-        Raises:
-            NetworkBlocked: Its network is `off`.
-            StateConflict: It has ended.
-        """
-        return replies.read_host(await self._client.call(requests.host(self.id, port)))
-
-    async def preview_url(self, port: int) -> str:
-        """
-        Return the address of what listens on that port in the sandbox, for HTTP and WebSockets.
-
-        Unless the sandbox was created with `preview_auth=False` the address holds a token: who has the address, can
-        use it. With `auto_resume` a request to it wakes a paused sandbox.
-
-        Raises:
-            NetworkBlocked: Its network is `off`.
-            StateConflict: It has ended.
-        """
-        host = await self.host(port)
-        return requests.preview_url(self._client.settings.base_url, host, self._info.preview_auth_token)
-
     # ---- its life ----
 
     async def set_timeout(self, seconds: int) -> None:
@@ -390,18 +203,20 @@ class AsyncSandbox:
         """
         self._info = replies.read_sandbox(await self._client.call(requests.resume(self.id)))
 
-    async def snapshot(self, name: str | None = None) -> AsyncSnapshot:
+    async def snapshot(self, name: str | None = None, *, include_secrets: bool = False) -> AsyncSnapshot:
         """
         Keep the sandbox as it is now, for `create(snapshot=...)`. It stands still for a moment and runs on.
 
         Args:
             name: For people; 1 to 128 bytes, need not be unique.
+            include_secrets: Keep what `env.set` has set, and what commands were given as secrets, too.
 
         Raises:
             StateConflict: It does not run.
+            SecretsInUse: A command that was given secrets runs. Nothing was kept.
             SnapshotCap, StorageFull: Nothing was kept.
         """
-        reply = await self._client.call(requests.take_snapshot(self.id, name=name))
+        reply = await self._client.call(requests.take_snapshot(self.id, name=name, include_secrets=include_secrets))
         return AsyncSnapshot(self._client, replies.read_snapshot(reply))
 
     async def fork(
@@ -413,6 +228,7 @@ class AsyncSandbox:
         auto_resume: bool = False,
         env: Mapping[str, str] | None = None,
         metadata: Mapping[str, str] | None = None,
+        include_secrets: bool = False,
     ) -> tuple[AsyncSandbox, ...]:
         """
         Start *count* others from this one, which stands still for a moment and runs on.
@@ -423,21 +239,32 @@ class AsyncSandbox:
             count: 1 to `limits().max_fork`.
             timeout, on_timeout, auto_resume, metadata: The children's, as in `create`.
             env: Set over what this one has.
+            include_secrets: Hand on what `env.set` has set, and what commands were given as secrets, too.
 
         Returns:
             The children, running, in no order.
 
         Raises:
             StateConflict: It does not run.
+            SecretsInUse: A command that was given secrets runs. None was started.
             PlanLimit, CapacityUnavailable, StorageFull: Not all fit, so none was started.
         """
         life = Life(timeout, on_timeout, auto_resume, env or {}, metadata or {})
-        reply = await self._client.call(requests.fork(self.id, count=count, life=life))
+        reply = await self._client.call(requests.fork(self.id, count=count, life=life, include_secrets=include_secrets))
         return tuple(type(self)(self._client, info) for info in replies.read_sandboxes(reply))
 
     async def deletion_receipts(self) -> tuple[DeletionReceipt, ...]:
         """Return the proof that its key was destroyed; nothing while it lives."""
         return await self._client.deletion_receipts(subject=self.id)
+
+    async def metrics(self, since: dt.datetime | None = None) -> Metrics:
+        """
+        Return what it uses now and has used, with a sample a second of the last minute.
+
+        Args:
+            since: Only samples after that, in whole seconds.
+        """
+        return account.read_metrics(await self._client.call(account.metrics(self.id, since=since)))
 
     async def refresh(self) -> None:
         """Ask the server how the sandbox is now."""
@@ -473,10 +300,6 @@ class AsyncSandbox:
     @property
     def info(self) -> SandboxInfo:
         return self._info
-
-    @property
-    def id(self) -> str:
-        return self._info.id
 
     @property
     def status(self) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import os
 from collections.abc import Iterator
 from types import TracebackType
@@ -13,10 +14,11 @@ import httpx
 
 from terp import pairs, seam
 from terp.errors import BadReply, InvalidRequest, TerpError
-from terp.models import DeletionReceipt
-from terp.protocol import requests
-from terp.protocol.replies import Json, read_error, read_json, read_receipts
-from terp.protocol.requests import Request
+from terp.models import DeletionReceipt, Usage
+from terp.protocol import account, requests
+from terp.protocol.reading import Json, read_error, read_json
+from terp.protocol.replies import read_receipts
+from terp.protocol.request import Request
 from terp.protocol.retry import plan_retry
 from terp.protocol.settings import Settings, resolve_settings
 
@@ -90,6 +92,15 @@ class Terp:
         """
         request = requests.deletion_receipts(subject=subject, limit=limit)
         return tuple(read_receipts(self.call(request)))
+
+    def usage(self, since: dt.date | None = None, until: dt.date | None = None) -> Usage:
+        """
+        Return what all sandboxes of this key's tenant used, by day.
+
+        Args:
+            since, until: Days or times; until is not included. If not given, what the server counts by itself.
+        """
+        return account.read_usage(self.call(account.usage(since=since, until=until)))
 
     def call(self, request: Request, content: bytes | None = None) -> Json:
         """

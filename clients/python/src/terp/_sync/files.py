@@ -4,18 +4,25 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO
 
 from terp import pairs
 from terp._sync.client import Terp
-from terp.errors import FileNotFound, InvalidRequest, PartialWrite, TerpError, TooLarge
-from terp.models import FileInfo
-from terp.protocol import replies, requests
+from terp.archive import Unpacker, pack
+from terp.errors import ConnectionFailed, FileNotFound, InvalidRequest, PartialWrite, TerpError, TooLarge
+from terp.models import FileEvent, FileInfo, Presigned, Transfer
+from terp.protocol import file_replies as replies
+from terp.protocol import file_requests as requests
 from terp.protocol.batches import plan_batches
+from terp.protocol.events import EventParser
 
 DEFAULT_MODE = 0o644
 MAX_READ_BYTES = 256 * 1024 * 1024  # a guest can make a file look endless; `read_stream` has no limit
+MAX_DIRECTORY_BYTES = 64 * 1024 * 1024 * 1024
 
 
 class Files:
@@ -148,6 +155,99 @@ class Files:
     def remove(self, path: str) -> None:
         """Remove a file. For directories run `rm -r`."""
         self._client.call(requests.remove_file(self._sandbox_id, path))
+
+    # ---- directories ----
+
+    def download_dir(
+        self, remote: str, local: str | os.PathLike[str], *, max_bytes: int = MAX_DIRECTORY_BYTES
+    ) -> Transfer:
+        """
+        Copy what the directory *remote* holds into the local directory *local*, which is made if missing.
+
+            sbx.files.download_dir("/workspace/out", "out")
+
+        It is streamed; existing files of the same names are replaced. Nothing is written outside of *local*: links
+        that lead out of it, devices, pipes and sockets are left out, and told in `skipped`.
+
+        Args:
+            max_bytes: Most that may come: a guest decides what its directory holds.
+
+        Raises:
+            TooLarge: More came. What was written until then stays, as with any other error.
+            OSError: A local file could not be written.
+        """
+        unpacker = Unpacker(Path(local), max_bytes=max_bytes)
+        try:
+            with self._client.stream(requests.read_archive(self._sandbox_id, remote)) as chunks:
+                for chunk in chunks:
+                    pairs.in_thread(functools.partial(unpacker.feed, chunk))
+            return pairs.in_thread(unpacker.finish)
+        finally:
+            unpacker.abandon()
+
+    def upload_dir(self, local: str | os.PathLike[str], remote: str) -> Transfer:
+        """
+        Copy what the local directory *local* holds into the directory *remote*, which is made if missing.
+
+            sbx.files.upload_dir("project", "/workspace/project")
+
+        It is streamed; existing files of the same names are replaced. Links are copied as links, owners are not kept.
+
+        Raises:
+            OSError: *local* is no directory, or a file in it could not be read or changed its size meanwhile. What was
+                written until then stays, as with any other error.
+        """
+        skipped: list[str] = []
+        chunks = pairs.pull(pack(Path(local), skipped))
+        self.mkdir(remote)
+        reply = self._client.upload(requests.write_archive(self._sandbox_id, remote), chunks)
+        files, size = replies.read_extracted(reply)
+        return Transfer(files, size, tuple(skipped))
+
+    def watch(self, path: str, *, recursive: bool = True) -> pairs.Stream[FileEvent]:
+        """
+        Yield what changes below the directory *path*, until the caller leaves.
+
+            with contextlib.closing(sbx.files.watch("/workspace")) as changes:
+                for change in changes:
+                    print(change.kind, change.path)
+
+        The first event is `ready`: from then on nothing is missed. After `overflow` something was: list anew.
+
+        Raises:
+            FileNotFound: There is no such directory.
+            LimitExceeded: It has more directories than can be watched.
+            ConnectionFailed: Watch anew, and list anew: what changed in between is not told.
+        """
+        parser = EventParser()
+        with self._client.stream(requests.watch(self._sandbox_id, path, recursive=recursive)) as chunks:
+            for chunk in chunks:
+                for payload in parser.feed(chunk):
+                    for change in replies.read_change(payload):
+                        yield change
+        raise ConnectionFailed("The server has ended the watch")
+
+    # ---- addresses ----
+
+    def presign_download(self, path: str, *, expires_in: int = 600) -> Presigned:
+        """
+        Make an address from which anybody who has it can read the file with a plain GET, Range included.
+
+        Args:
+            expires_in: Seconds, 60 to 3600.
+        """
+        request = requests.presign(self._sandbox_id, path, direction="download", expires_in=expires_in)
+        return replies.read_presigned(self._client.call(request))
+
+    def presign_upload(self, path: str, *, expires_in: int = 600) -> Presigned:
+        """
+        Make an address to which anybody who has it can write the file with a plain PUT of its content.
+
+        Args:
+            expires_in: Seconds, 60 to 3600.
+        """
+        request = requests.presign(self._sandbox_id, path, direction="upload", expires_in=expires_in)
+        return replies.read_presigned(self._client.call(request))
 
     def _find(self, path: str) -> FileInfo | None:
         return replies.read_stat(self._client.call(requests.stat_file(self._sandbox_id, path)), path)

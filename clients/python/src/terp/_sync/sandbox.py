@@ -1,43 +1,33 @@
 # Generated from src/terp/_async/sandbox.py by tools/sync.py: change that one.
-"""The sandbox: create, run commands, let it reach hosts, pause, fork, terminate."""
+"""The sandbox: create, pause, fork, terminate. What is done inside of it is in the modules of its other parts."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Literal
 
 from terp import pairs
 from terp._sync.client import Terp
+from terp._sync.code import CodeCalls
+from terp._sync.commands import CommandCalls
 from terp._sync.default import default_client
+from terp._sync.environment import Environment
 from terp._sync.files import Files
+from terp._sync.network import NetworkCalls
+from terp._sync.pty import PtyCalls
 from terp._sync.snapshot import Snapshot
-from terp.errors import ConnectionFailed, RequestTimeout, StateConflict, TerpError
-from terp.models import (
-    Connection,
-    DeletionReceipt,
-    ExecEvent,
-    ExecResult,
-    Limits,
-    Paused,
-    SandboxInfo,
-    Secret,
-    Stderr,
-    Stdout,
-    Traffic,
-)
-from terp.protocol import replies, requests
-from terp.protocol.events import EventParser, ExecReader
-from terp.protocol.output import Output
-from terp.protocol.requests import Life, Reach, Request
+from terp._sync.volume import Volume
+from terp.errors import StateConflict, TerpError
+from terp.models import DeletionReceipt, Limits, Metrics, Paused, SandboxInfo, Secret
+from terp.protocol import account, replies, requests
+from terp.protocol.requests import Life, Reach
 
 ENDED = ("terminated", "failed")
 
 
-class Sandbox:
+class Sandbox(CommandCalls, CodeCalls, PtyCalls, NetworkCalls):
     """
     A sandbox: a virtual machine of its own, reached over the server's API.
 
@@ -57,6 +47,7 @@ class Sandbox:
         self._client = client
         self._info = info
         self.files = Files(client, info.id)
+        self.env = Environment(client, info.id)
 
     # ---- where sandboxes come from ----
 
@@ -77,6 +68,8 @@ class Sandbox:
         metadata: Mapping[str, str] | None = None,
         on_timeout: str = "kill",
         auto_resume: bool = False,
+        volume: Volume | str | None = None,
+        region: str | None = None,
         client: Terp | None = None,
     ) -> Sandbox:
         """
@@ -103,8 +96,11 @@ class Sandbox:
             metadata: Labels of yours, to find it again with `list`.
             on_timeout: What happens when the time is over: `kill` or `pause`.
             auto_resume: While it is paused, a command or a file call resumes it.
+            volume: What it has at /persist: a volume, its name or id. One of a new name is made, with 10 GB.
+            region: Where it runs; the server's own if not given.
 
         Raises:
+            VolumeInUse: Another sandbox holds the volume. Nothing was started.
             TemplateNotFound, SnapshotNotFound, InvalidRequest, NotOffered, PlanLimit: Nothing was started.
             StateMismatch, StateDamaged: The snapshot cannot be used here. Nothing was started.
             CapacityUnavailable: The server stayed full for the client's `wait_for_capacity`. Nothing was started.
@@ -119,6 +115,8 @@ class Sandbox:
             size=size,
             life=Life(timeout, on_timeout, auto_resume, env or {}, metadata or {}),
             reach=Reach(network, allow_domains, report_only, secrets, preview_auth),
+            volume=volume.id if isinstance(volume, Volume) else volume,
+            region=region,
         )
         info = replies.read_sandbox(client.call(request))
         if info.status in ENDED:
@@ -167,191 +165,6 @@ class Sandbox:
         client = client or default_client()
         return replies.read_limits(client.call(requests.limits()))
 
-    # ---- commands ----
-
-    def exec(
-        self,
-        command: str | Sequence[str],
-        *,
-        cwd: str = "/workspace",
-        env: Mapping[str, str] | None = None,
-        timeout: int = 60,
-        stdin: str | bytes | None = None,
-        on_stdout: pairs.OnText | None = None,
-        on_stderr: pairs.OnText | None = None,
-    ) -> ExecResult:
-        """
-        Run *command* to its end.
-
-        Args:
-            command: A line for the shell, or a sequence of arguments that reach the program as they are.
-            env: On top of the sandbox's own.
-            timeout: Seconds; then the command and all it started get SIGTERM, and SIGKILL 2 s later.
-            stdin: What the command reads, UTF-8 of at most 8 MiB; None is an empty input.
-            on_stdout, on_stderr: Called with the text as it comes. What they raise comes out.
-
-        Returns:
-            The result, whatever the exit code. `.check()` raises CommandFailed if it is not 0.
-
-        Raises:
-            ExecTimeout, ExecKilled: It did not end by itself; the error holds its output so far.
-            InvalidRequest: The directory does not exist, or a value is out of bounds.
-            StateConflict: The sandbox does not run, or was paused meanwhile: the command then goes on with it.
-            GuestFault: The guest is lost.
-
-        Cancelled or disconnected, the command runs on until its timeout. To follow it then use `exec_stream`, which
-        says by which id `attach` finds it.
-        """
-        output = Output()
-        try:
-            stream = self.exec_stream(command, cwd=cwd, env=env, timeout=timeout, stdin=stdin)
-            with contextlib.closing(stream) as events:
-                for event in events:
-                    output.add(event)
-                    if isinstance(event, Stdout) and on_stdout and event.text:
-                        pairs.call(on_stdout, event.text)
-                    elif isinstance(event, Stderr) and on_stderr and event.text:
-                        pairs.call(on_stderr, event.text)
-        except TerpError as error:
-            output.attach_to(error)
-            raise
-        return output.result()
-
-    def exec_stream(
-        self,
-        command: str | Sequence[str],
-        *,
-        cwd: str = "/workspace",
-        env: Mapping[str, str] | None = None,
-        timeout: int = 60,
-        stdin: str | bytes | None = None,
-    ) -> pairs.Stream[ExecEvent]:
-        """
-        Run *command* and yield what happens: `Started`, any `Stdout` and `Stderr`, `Exited`.
-
-        Arguments and errors as of `exec`. Reading slowly holds the command back. Leaving early lets it run on until
-        its timeout.
-        """
-        request = requests.exec_stream(self.id, command, cwd=cwd, env=env or {}, timeout=timeout, stdin=stdin)
-        with contextlib.closing(self._events(request)) as events:
-            for event in events:
-                yield event
-
-    def attach(self, command_id: str, *, offset: int = 0) -> pairs.Stream[ExecEvent]:
-        """
-        Follow a command that was started before, and yield what happens as `exec_stream` does.
-
-            for event in sbx.attach(started.command_id, offset=last.offset + len(last.data)):
-                ...
-
-        Args:
-            command_id: `Started.command_id` of its first stream.
-            offset: Bytes of output to leave out, of both streams together. The guest keeps a bounded part of a
-                command's output: where older output is gone, the first event has a later offset.
-
-        Raises:
-            ExecNotFound: No such command in this sandbox, or it ended long ago.
-        """
-        request = requests.attach(self.id, command_id, offset=offset)
-        with contextlib.closing(self._events(request)) as events:
-            for event in events:
-                yield event
-
-    def _events(self, request: Request) -> pairs.Stream[ExecEvent]:
-        parser, reader = EventParser(), ExecReader()
-        with self._client.stream(request) as chunks:
-            try:
-                for chunk in chunks:
-                    if reader.finished:
-                        return
-                    for payload in parser.feed(chunk):
-                        for event in reader.read(payload):
-                            yield event
-                    # After the last event one more chunk is asked for: it is the body's end, and having seen it lets
-                    # the connection be used again.
-            except (ConnectionFailed, RequestTimeout):
-                if not reader.finished:
-                    raise
-        if not reader.finished:
-            raise ConnectionFailed("The stream ended before the command did; it runs on, `attach` follows it")
-
-    # ---- what it reaches, and who reaches it ----
-
-    def set_network(
-        self,
-        mode: str | None = None,
-        *,
-        allow_domains: Sequence[str] | Literal["default"] | None = None,
-        report_only: bool | None = None,
-    ) -> None:
-        """
-        Change what it may reach; what is not given stays. It holds on return, also for connections under way.
-
-        Args:
-            mode: `restricted` or `open`. One that was created with `off` has no network device, and gets none.
-            allow_domains: The new list of `restricted`; `[]` for nothing at all, `"default"` for the server's list.
-            report_only: Whether what would be blocked for its name is let through and reported.
-
-        Raises:
-            InvalidRequest: A name is none, the mode is `off`, or nothing is to be changed.
-            StateConflict: It has ended, or was created with `off`.
-        """
-        request = requests.set_network(self.id, mode=mode, allow_domains=allow_domains, report_only=report_only)
-        self._info = replies.read_network(self._client.call(request), self._info)
-
-    def egress(
-        self, *, decision: str | None = None, name: str | None = None, since: dt.datetime | None = None
-    ) -> Iterator[Connection]:
-        """
-        Yield its connections, those that ended last first, asking for further pages as needed.
-
-        They are on record when they are over, and stay readable when the sandbox has ended, as long as the server
-        keeps records.
-
-        Args:
-            decision: Only those: `allowed`, `reported`, `blocked` or `failed`.
-            name: Only those to exactly this host name.
-            since: Only those that began then or later.
-        """
-        cursor = None
-        while True:
-            request = requests.egress(self.id, decision=decision, name=name, since=since, cursor=cursor)
-            connections, cursor = replies.read_egress(self._client.call(request))
-            for connection in connections:
-                yield connection
-            if cursor is None:
-                return
-
-    def traffic(self) -> Traffic:
-        """Return what it has sent and received since it was created."""
-        return replies.read_traffic(self._client.call(requests.egress(self.id, limit=1)))
-
-    def host(self, port: int) -> str:
-        """
-        Return the host name under which the server serves what listens on that port in the sandbox.
-
-        It stays the same for the sandbox's life, whether anybody listens or not.
-
-        Raises:
-            NetworkBlocked: Its network is `off`.
-            StateConflict: It has ended.
-        """
-        return replies.read_host(self._client.call(requests.host(self.id, port)))
-
-    def preview_url(self, port: int) -> str:
-        """
-        Return the address of what listens on that port in the sandbox, for HTTP and WebSockets.
-
-        Unless the sandbox was created with `preview_auth=False` the address holds a token: who has the address, can
-        use it. With `auto_resume` a request to it wakes a paused sandbox.
-
-        Raises:
-            NetworkBlocked: Its network is `off`.
-            StateConflict: It has ended.
-        """
-        host = self.host(port)
-        return requests.preview_url(self._client.settings.base_url, host, self._info.preview_auth_token)
-
     # ---- its life ----
 
     def set_timeout(self, seconds: int) -> None:
@@ -391,18 +204,20 @@ class Sandbox:
         """
         self._info = replies.read_sandbox(self._client.call(requests.resume(self.id)))
 
-    def snapshot(self, name: str | None = None) -> Snapshot:
+    def snapshot(self, name: str | None = None, *, include_secrets: bool = False) -> Snapshot:
         """
         Keep the sandbox as it is now, for `create(snapshot=...)`. It stands still for a moment and runs on.
 
         Args:
             name: For people; 1 to 128 bytes, need not be unique.
+            include_secrets: Keep what `env.set` has set, and what commands were given as secrets, too.
 
         Raises:
             StateConflict: It does not run.
+            SecretsInUse: A command that was given secrets runs. Nothing was kept.
             SnapshotCap, StorageFull: Nothing was kept.
         """
-        reply = self._client.call(requests.take_snapshot(self.id, name=name))
+        reply = self._client.call(requests.take_snapshot(self.id, name=name, include_secrets=include_secrets))
         return Snapshot(self._client, replies.read_snapshot(reply))
 
     def fork(
@@ -414,6 +229,7 @@ class Sandbox:
         auto_resume: bool = False,
         env: Mapping[str, str] | None = None,
         metadata: Mapping[str, str] | None = None,
+        include_secrets: bool = False,
     ) -> tuple[Sandbox, ...]:
         """
         Start *count* others from this one, which stands still for a moment and runs on.
@@ -424,21 +240,32 @@ class Sandbox:
             count: 1 to `limits().max_fork`.
             timeout, on_timeout, auto_resume, metadata: The children's, as in `create`.
             env: Set over what this one has.
+            include_secrets: Hand on what `env.set` has set, and what commands were given as secrets, too.
 
         Returns:
             The children, running, in no order.
 
         Raises:
             StateConflict: It does not run.
+            SecretsInUse: A command that was given secrets runs. None was started.
             PlanLimit, CapacityUnavailable, StorageFull: Not all fit, so none was started.
         """
         life = Life(timeout, on_timeout, auto_resume, env or {}, metadata or {})
-        reply = self._client.call(requests.fork(self.id, count=count, life=life))
+        reply = self._client.call(requests.fork(self.id, count=count, life=life, include_secrets=include_secrets))
         return tuple(type(self)(self._client, info) for info in replies.read_sandboxes(reply))
 
     def deletion_receipts(self) -> tuple[DeletionReceipt, ...]:
         """Return the proof that its key was destroyed; nothing while it lives."""
         return self._client.deletion_receipts(subject=self.id)
+
+    def metrics(self, since: dt.datetime | None = None) -> Metrics:
+        """
+        Return what it uses now and has used, with a sample a second of the last minute.
+
+        Args:
+            since: Only samples after that, in whole seconds.
+        """
+        return account.read_metrics(self._client.call(account.metrics(self.id, since=since)))
 
     def refresh(self) -> None:
         """Ask the server how the sandbox is now."""
@@ -474,10 +301,6 @@ class Sandbox:
     @property
     def info(self) -> SandboxInfo:
         return self._info
-
-    @property
-    def id(self) -> str:
-        return self._info.id
 
     @property
     def status(self) -> str:

@@ -17,18 +17,19 @@ from typing import Any
 
 from terp.errors import BadReply, TerpError
 from terp.models import ExecEvent, Exited, Started, Stderr, Stdout
-from terp.protocol.replies import error_by_code
+from terp.protocol.reading import error_by_code
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024  # a server's chunk is 64 KiB at most; more is no event stream of ours
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")  # bytes: str.splitlines() would also cut at U+2028 and U+0085
-_ERROR_CODES = {"timed_out": "exec_timeout", "killed_by_signal": "exec_killed"}
+_ERROR_CODES = {"killed_by_signal": "exec_killed"}
 
 
 class EventParser:
     """Cut a byte stream into events. Only `data` matters here; an event that is not finished is never seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._line = bytearray()
         self._data: list[bytes] = []
         self._size = 0
@@ -39,7 +40,7 @@ class EventParser:
         Yield the payloads that *chunk* completes. Exhaust it before the next call.
 
         Raises:
-            BadReply: An event grows beyond 8 MiB.
+            BadReply: An event grows beyond *max_bytes*.
         """
         if self._after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]  # the second half of a line end whose first half was a line end already
@@ -62,8 +63,8 @@ class EventParser:
 
     def _append(self, part: bytes) -> None:
         self._size += len(part)
-        if self._size > MAX_EVENT_BYTES:
-            raise BadReply("The server sent an event of more than 8 MiB")
+        if self._size > self._max_bytes:
+            raise BadReply(f"The server sent an event of more than {self._max_bytes >> 20} MiB")
         self._line += part
 
     def _field(self, line: bytes) -> None:
@@ -75,12 +76,18 @@ class EventParser:
 
 
 class ExecReader:
-    """Read the payloads of one exec. `finished` is True after the last event."""
+    """
+    Read the payloads of one exec, of one stream or of several that go on from each other.
 
-    def __init__(self) -> None:
+    Attributes:
+        end: Of the output so far, in bytes: where the next stream is to begin.
+        finished: True after the last event.
+    """
+
+    def __init__(self, offset: int = 0) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")
         self._texts = {"stdout": decoder("replace"), "stderr": decoder("replace")}
-        self._end = 0  # of the output so far
+        self.end = offset
         self.finished = False
 
     def read(self, payload: bytes) -> Iterator[ExecEvent]:
@@ -98,7 +105,7 @@ class ExecReader:
                 yield Started(pid=int(frame.get("pid") or 0), command_id=str(frame.get("command_id") or ""))
             elif kind == "exec_chunk":
                 data = base64.b64decode(frame["data"], validate=True)
-                yield self._output(frame["stream"], data, int(frame.get("offset", self._end)))
+                yield from self._output(frame["stream"], data, int(frame.get("offset", self.end)))
             elif kind == "exec_exited":
                 self.finished = True
                 exited = Exited(exit_code=int(frame["code"]), duration_ms=int(frame["duration_ms"]))
@@ -117,11 +124,16 @@ class ExecReader:
         for stream, decoder in self._texts.items():
             text = decoder.decode(b"", final=True)
             if text:
-                yield _KINDS[stream](b"", text, self._end)
+                yield _KINDS[stream](b"", text, self.end)
 
-    def _output(self, stream: str, data: bytes, offset: int) -> ExecEvent:
-        self._end = offset + len(data)
-        return _KINDS[stream](data, self._texts[stream].decode(data), offset)
+    def _output(self, stream: str, data: bytes, offset: int) -> Iterator[ExecEvent]:
+        kind, known = _KINDS[stream], self.end - offset
+        if known > 0:  # seen before, on the stream that this one goes on from
+            data, offset = data[known:], self.end
+            if not data:
+                return
+        self.end = offset + len(data)
+        yield kind(data, self._texts[stream].decode(data), offset)
 
 
 _KINDS: dict[str, type[Stdout | Stderr]] = {"stdout": Stdout, "stderr": Stderr}

@@ -1,57 +1,21 @@
-"""
-Every request of the API, built as a value.
-
-A request carries its own answer to "may it be sent twice?", so that the retry rule needs to know no endpoint.
-"""
+"""Requests about sandboxes, their network, and what is saved of them."""
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
-import enum
-import json
-import shlex
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from terp.errors import InvalidRequest
 from terp.models import Secret
+from terp.protocol.request import Repeat, Request, sandbox_path, segment, with_query
 
-_EVENTS = {"Accept": "text/event-stream, application/json"}
 PAGE_SIZE = 200  # the server's cap for sandboxes
 DEFAULT_DOMAINS = "default"
 PREVIEW_TOKEN = "terp_preview_token"  # noqa: S105 - the name of a query field
 DEFAULT_TEMPLATE = "python-3.12"
-
-
-class Repeat(enum.Enum):
-    """
-    When a request may be sent again without asking the user.
-
-    When the server is full, any may: nothing was created or changed.
-    """
-
-    IF_UNSENT = enum.auto()  # it acts anew each time
-    IF_LOST = enum.auto()  # doing it twice is doing it once
-    IF_LOST_OR_SILENT = enum.auto()  # the same, and a wish unheard is worth asking twice: create
-
-
-@dataclass(frozen=True)
-class Request:
-    """`target` is path and query, percent-encoded. `body` goes out as JSON."""
-
-    method: str
-    target: str
-    body: Mapping[str, object] | None = field(default=None, repr=False)  # may hold secrets
-    headers: Mapping[str, str] = field(default_factory=dict)
-    repeat: Repeat = Repeat.IF_UNSENT
-
-    @property
-    def content(self) -> bytes | None:
-        """The body in ASCII: the escapes let any Python string through, for the server to judge."""
-        return None if self.body is None else json.dumps(self.body).encode()
 
 
 # ---- sandboxes -----------------------------------------------------------------------------------
@@ -126,7 +90,16 @@ def _names(domains: Sequence[str]) -> list[str]:
     return list(domains)
 
 
-def create(*, template: str | None, snapshot: str | None, size: str | None, life: Life, reach: Reach) -> Request:
+def create(
+    *,
+    template: str | None,
+    snapshot: str | None,
+    size: str | None,
+    life: Life,
+    reach: Reach,
+    volume: str | None,
+    region: str | None,
+) -> Request:
     """
     Build it once per wish: the Idempotency-Key made here is what keeps a repeated create from making two.
 
@@ -134,6 +107,10 @@ def create(*, template: str | None, snapshot: str | None, size: str | None, life
         InvalidRequest: A snapshot is given, and with it what it brings along.
     """
     body = life.body | reach.body
+    if volume is not None:
+        body["volume"] = volume
+    if region is not None:
+        body["region"] = region
     if snapshot is None:
         mode = reach.mode or reach.default_mode
         body |= {"template": template or DEFAULT_TEMPLATE, "size": size or "small", "network": mode}
@@ -148,7 +125,7 @@ def create(*, template: str | None, snapshot: str | None, size: str | None, life
 
 
 def get(sandbox_id: str) -> Request:
-    return Request("GET", _sandbox(sandbox_id), repeat=Repeat.IF_LOST)
+    return Request("GET", sandbox_path(sandbox_id), repeat=Repeat.IF_LOST)
 
 
 def list_page(*, status: str | None, metadata: Mapping[str, str], cursor: str | None) -> Request:
@@ -158,7 +135,7 @@ def list_page(*, status: str | None, metadata: Mapping[str, str], cursor: str | 
     query.update({f"metadata[{key}]": value for key, value in metadata.items()})
     if cursor is not None:
         query["cursor"] = cursor
-    return Request("GET", _with_query("/v1/sandboxes", query), repeat=Repeat.IF_LOST)
+    return Request("GET", with_query("/v1/sandboxes", query), repeat=Repeat.IF_LOST)
 
 
 def limits() -> Request:
@@ -166,23 +143,24 @@ def limits() -> Request:
 
 
 def terminate(sandbox_id: str) -> Request:
-    return Request("DELETE", _sandbox(sandbox_id), repeat=Repeat.IF_LOST)
+    return Request("DELETE", sandbox_path(sandbox_id), repeat=Repeat.IF_LOST)
 
 
 def set_timeout(sandbox_id: str, seconds: int) -> Request:
-    return Request("POST", _sandbox(sandbox_id, "timeout"), {"timeout_seconds": seconds}, repeat=Repeat.IF_LOST)
+    return Request("POST", sandbox_path(sandbox_id, "timeout"), {"timeout_seconds": seconds}, repeat=Repeat.IF_LOST)
 
 
 def pause(sandbox_id: str) -> Request:
-    return Request("POST", _sandbox(sandbox_id, "pause"))
+    return Request("POST", sandbox_path(sandbox_id, "pause"))
 
 
 def resume(sandbox_id: str) -> Request:
-    return Request("POST", _sandbox(sandbox_id, "resume"))
+    return Request("POST", sandbox_path(sandbox_id, "resume"))
 
 
-def fork(sandbox_id: str, *, count: int, life: Life) -> Request:
-    return Request("POST", _sandbox(sandbox_id, "fork"), {"count": count, **life.body})
+def fork(sandbox_id: str, *, count: int, life: Life, include_secrets: bool) -> Request:
+    body = {"count": count, **life.body, **_with_secrets(include=include_secrets)}
+    return Request("POST", sandbox_path(sandbox_id, "fork"), body)
 
 
 # ---- network -------------------------------------------------------------------------------------
@@ -204,7 +182,7 @@ def set_network(
         body["report_only"] = report_only
     if not body:
         raise InvalidRequest("Nothing to change: give a mode, allow_domains or report_only")
-    return Request("PATCH", _sandbox(sandbox_id, "network"), body, repeat=Repeat.IF_LOST)
+    return Request("PATCH", sandbox_path(sandbox_id, "network"), body, repeat=Repeat.IF_LOST)
 
 
 def egress(
@@ -225,11 +203,11 @@ def egress(
         query["since"] = since.astimezone(dt.timezone.utc).isoformat()  # without a zone it is local, as everywhere
     if cursor is not None:
         query["cursor"] = cursor
-    return Request("GET", _with_query(_sandbox(sandbox_id, "egress"), query), repeat=Repeat.IF_LOST)
+    return Request("GET", with_query(sandbox_path(sandbox_id, "egress"), query), repeat=Repeat.IF_LOST)
 
 
 def host(sandbox_id: str, port: int) -> Request:
-    return Request("GET", _with_query(_sandbox(sandbox_id, "host"), {"port": str(port)}), repeat=Repeat.IF_LOST)
+    return Request("GET", with_query(sandbox_path(sandbox_id, "host"), {"port": str(port)}), repeat=Repeat.IF_LOST)
 
 
 def preview_url(base_url: str, host: str, token: str | None) -> str:
@@ -243,8 +221,13 @@ def preview_url(base_url: str, host: str, token: str | None) -> str:
 # ---- snapshots and receipts ----------------------------------------------------------------------
 
 
-def take_snapshot(sandbox_id: str, *, name: str | None) -> Request:
-    return Request("POST", _sandbox(sandbox_id, "snapshots"), {} if name is None else {"name": name})
+def take_snapshot(sandbox_id: str, *, name: str | None, include_secrets: bool) -> Request:
+    body = ({} if name is None else {"name": name}) | _with_secrets(include=include_secrets)
+    return Request("POST", sandbox_path(sandbox_id, "snapshots"), body)
+
+
+def _with_secrets(*, include: bool) -> dict[str, object]:
+    return {"include_secrets": True} if include else {}
 
 
 def list_snapshots() -> Request:
@@ -252,125 +235,17 @@ def list_snapshots() -> Request:
 
 
 def get_snapshot(snapshot_id: str) -> Request:
-    return Request("GET", _snapshot(snapshot_id), repeat=Repeat.IF_LOST)
+    return Request("GET", snapshot_path(snapshot_id), repeat=Repeat.IF_LOST)
 
 
 def delete_snapshot(snapshot_id: str) -> Request:
-    return Request("DELETE", _snapshot(snapshot_id), repeat=Repeat.IF_LOST)
+    return Request("DELETE", snapshot_path(snapshot_id), repeat=Repeat.IF_LOST)
 
 
 def deletion_receipts(*, subject: str | None, limit: int) -> Request:
     query = {"limit": str(limit)} if subject is None else {"subject": subject, "limit": str(limit)}
-    return Request("GET", _with_query("/v1/deletion-receipts", query), repeat=Repeat.IF_LOST)
+    return Request("GET", with_query("/v1/deletion-receipts", query), repeat=Repeat.IF_LOST)
 
 
-# ---- commands ------------------------------------------------------------------------------------
-
-
-def exec_stream(
-    sandbox_id: str,
-    command: str | Sequence[str],
-    *,
-    cwd: str,
-    env: Mapping[str, str],
-    timeout: int,
-    stdin: str | bytes | None,
-) -> Request:
-    """A sequence of arguments is quoted for the shell, so that each arrives as it is."""
-    body: dict[str, object] = {
-        "command": command if isinstance(command, str) else shlex.join(command),
-        "cwd": cwd,
-        "env": dict(env),
-        "timeout_seconds": timeout,
-        "stream": True,
-    }
-    if stdin is not None:
-        body["stdin"] = stdin if isinstance(stdin, str) else _text(stdin)
-    return Request("POST", _sandbox(sandbox_id, "exec"), body, _EVENTS)
-
-
-def attach(sandbox_id: str, command_id: str, *, offset: int) -> Request:
-    path = _sandbox(sandbox_id, f"exec/{_segment(command_id, 'command', 'cmd')}")
-    return Request("GET", _with_query(path, {"offset": str(offset)}), headers=_EVENTS, repeat=Repeat.IF_LOST)
-
-
-# ---- files ---------------------------------------------------------------------------------------
-
-
-def read_content(sandbox_id: str, path: str) -> Request:
-    target = _with_query(_sandbox(sandbox_id, "files/content"), {"path": path})
-    return Request("GET", target, headers={"Accept": "*/*"}, repeat=Repeat.IF_LOST)
-
-
-def write_content(sandbox_id: str, path: str, *, mode: int, repeatable: bool) -> Request:
-    """*repeatable*: the content is at hand a second time."""
-    target = _with_query(_sandbox(sandbox_id, "files/content"), {"path": path, "mode": str(mode)})
-    headers = {"Content-Type": "application/octet-stream"}
-    return Request("PUT", target, headers=headers, repeat=Repeat.IF_LOST if repeatable else Repeat.IF_UNSENT)
-
-
-def list_files(sandbox_id: str, path: str) -> Request:
-    return Request("GET", _with_query(_sandbox(sandbox_id, "files"), {"path": path}), repeat=Repeat.IF_LOST)
-
-
-def stat_file(sandbox_id: str, path: str) -> Request:
-    return Request("GET", _with_query(_sandbox(sandbox_id, "files/stat"), {"path": path}), repeat=Repeat.IF_LOST)
-
-
-def make_directory(sandbox_id: str, path: str, *, parents: bool) -> Request:
-    repeat = Repeat.IF_LOST if parents else Repeat.IF_UNSENT  # without parents, an existing one is an error
-    return Request("POST", _sandbox(sandbox_id, "files/mkdir"), {"path": path, "parents": parents}, repeat=repeat)
-
-
-def move_file(sandbox_id: str, source: str, destination: str) -> Request:
-    return Request("POST", _sandbox(sandbox_id, "files/move"), {"source": source, "destination": destination})
-
-
-def remove_file(sandbox_id: str, path: str) -> Request:
-    # Not repeated when the reply is lost: the second answer would be that there is no such file.
-    return Request("DELETE", _with_query(_sandbox(sandbox_id, "files"), {"path": path}))
-
-
-def write_batch(sandbox_id: str, files: Mapping[str, bytes], *, mode: int) -> Request:
-    rows = [{"path": path, "content": _base64(content), "mode": mode} for path, content in files.items()]
-    return Request("POST", _sandbox(sandbox_id, "files/batch"), {"files": rows}, repeat=Repeat.IF_LOST)
-
-
-def _sandbox(sandbox_id: str, rest: str = "") -> str:
-    path = f"/v1/sandboxes/{_segment(sandbox_id, 'sandbox', 'sbx')}"
-    return f"{path}/{rest}" if rest else path
-
-
-def _snapshot(snapshot_id: str) -> str:
-    return f"/v1/sandboxes/snapshots/{_segment(snapshot_id, 'snapshot', 'snap')}"
-
-
-def _segment(text: str, what: str, prefix: str) -> str:
-    """Return an id as a part of a path."""
-    try:
-        quoted = quote(text, safe="")
-    except UnicodeEncodeError as error:
-        raise InvalidRequest(f"The {what} id holds half of a surrogate pair") from error
-    if text in ("", ".", ".."):  # a URL parser would take them for another address
-        raise InvalidRequest(f"A {what} id looks like {prefix}_01J8ZQ4T9M5V3K7C2N6R1W0XYB, not: {text!r}")
-    return quoted
-
-
-def _with_query(path: str, query: Mapping[str, str]) -> str:
-    try:
-        return f"{path}?{urlencode(query, quote_via=quote, safe='/')}"
-    except UnicodeEncodeError as error:
-        raise InvalidRequest(f"{' and '.join(query)} must be valid Unicode; one holds half a surrogate pair") from error
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
-
-
-def _text(stdin: bytes) -> str:
-    try:
-        return stdin.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(
-            "stdin must be UTF-8. For other bytes write a file, and redirect it: command < /tmp/input"
-        ) from error
+def snapshot_path(snapshot_id: str) -> str:
+    return f"/v1/sandboxes/snapshots/{segment(snapshot_id, 'snapshot', 'snap')}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from terp.errors import CapacityUnavailable, ConnectionFailed, RequestTimeout, TerpError, Unavailable
-from terp.protocol.requests import Repeat
+from terp.protocol.request import Repeat
 
 MAX_REPEATS = 3  # after a lost connection
 FIRST_DELAY_S = 0.1  # doubled each time: 0.1, 0.2, 0.4

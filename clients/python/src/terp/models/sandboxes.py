@@ -1,12 +1,10 @@
-"""What comes back, as frozen values. Times are aware UTC, sizes in bytes unless the name says otherwise."""
+"""Sandboxes, what they reach, and what is saved of them."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-from terp.errors import CommandFailed
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class SandboxInfo:
         report_only: Whether what would be blocked for its name is let through and reported.
         secrets: Names of the `Secret`s that it uses.
         preview_auth: Whether its previews ask for `preview_auth_token`.
+        volume: Name of the volume that it has at /persist.
     """
 
     id: str
@@ -60,6 +59,7 @@ class SandboxInfo:
     secrets: tuple[str, ...] = ()
     preview_auth: bool = False
     preview_auth_token: str | None = field(default=None, repr=False)  # who has it may see the previews
+    volume: str | None = None
 
 
 @dataclass(frozen=True)
@@ -202,107 +202,6 @@ class DeletionReceipt:
     at: dt.datetime
     key_id: str
     server_key_id: str
-
-
-@dataclass(frozen=True)
-class ExecResult:
-    """
-    What a command left behind.
-
-    Attributes:
-        stdout, stderr: Decoded as UTF-8, undecodable bytes replaced; `exec_stream` gives the bytes.
-        exit_code: 0 to 255. Not 0 is a value, no error, until `check` is called.
-        duration_ms: Run time in the guest.
-        truncated: More than 16 MiB came on a stream; what followed is not in the text.
-    """
-
-    stdout: str
-    stderr: str
-    exit_code: int
-    duration_ms: int
-    truncated: bool = False
-
-    def check(self) -> ExecResult:
-        """
-        Return this result.
-
-        Raises:
-            CommandFailed: The exit code is not 0.
-        """
-        if self.exit_code != 0:
-            raise CommandFailed(self)
-        return self
-
-
-@dataclass(frozen=True)
-class Started:
-    """
-    The command runs. First event of every command's stream.
-
-    Attributes:
-        pid: In the guest.
-        command_id: What `attach` follows the command by.
-    """
-
-    pid: int
-    command_id: str = ""
-
-
-@dataclass(frozen=True)
-class Stdout:
-    """
-    The command wrote to its standard output.
-
-    Attributes:
-        data: The bytes as written.
-        text: The same decoded as UTF-8; a character cut by the end of `data` comes with the next event.
-        offset: Where `data` begins in the command's output, in bytes of both streams together: `attach` goes on
-            behind it from `offset + len(data)`.
-    """
-
-    data: bytes = field(repr=False)
-    text: str
-    offset: int = 0
-
-
-@dataclass(frozen=True)
-class Stderr:
-    """The command wrote to its standard error. Attributes as in `Stdout`."""
-
-    data: bytes = field(repr=False)
-    text: str
-    offset: int = 0
-
-
-@dataclass(frozen=True)
-class Exited:
-    """The command has ended by itself. Last event of every stream."""
-
-    exit_code: int
-    duration_ms: int
-
-
-ExecEvent = Started | Stdout | Stderr | Exited
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """
-    A file or directory in a sandbox.
-
-    Attributes:
-        name: Last component as the guest gave it: show it, do not use it as a path on your machine.
-        size: Bytes; of a directory, whatever the guest's file system says.
-        mode: Permission bits.
-    """
-
-    name: str
-    path: str
-    is_dir: bool
-    size: int
-    mode: int
-    modified_at: dt.datetime
-    is_symlink: bool = False
 
 
 @dataclass(frozen=True)

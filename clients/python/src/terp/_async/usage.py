@@ -1,0 +1,22 @@
+"""What a tenant uses, for those who have no client of their own."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from terp._async.client import AsyncTerp
+from terp._async.default import default_client
+from terp.models import Usage
+
+
+async def usage_async(
+    since: dt.date | None = None, until: dt.date | None = None, *, client: AsyncTerp | None = None
+) -> Usage:
+    """
+    Return what all sandboxes of this key's tenant used, by day.
+
+    Args:
+        since, until: Days or times; until is not included. If not given, what the server counts by itself.
+    """
+    client = client or await default_client()
+    return await client.usage(since, until)
