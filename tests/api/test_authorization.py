@@ -8,10 +8,11 @@ import pytest
 from support.api import RunningApi
 
 from terpd.api.app import describe_app
-from terpd.api.auth import OPEN_PATHS
+from terpd.api.auth import OPEN_PATHS, PRESIGNED
 
 SBX = "/v1/sandboxes/sbx_01JG0000000000000000000000"
 SNAP = "/v1/sandboxes/snapshots/snap_01JG0000000000000000000000"
+HOOK = "/v1/sandboxes/webhooks/wh_01JG0000000000000000000000"
 CMD = "cmd_01JG0000000000000000000000"
 
 # Route → (path to call, scope it needs)
@@ -36,6 +37,20 @@ CASES = {
     "GET /v1/deletion-receipts": ("/v1/deletion-receipts", "sandboxes:read"),
     "POST /v1/sandboxes/{sandbox_id}/exec": (f"{SBX}/exec", "sandboxes:write"),
     "GET /v1/sandboxes/{sandbox_id}/exec/{command_id}": (f"{SBX}/exec/{CMD}", "sandboxes:read"),
+    "POST /v1/sandboxes/{sandbox_id}/commands": (f"{SBX}/commands", "sandboxes:write"),
+    "GET /v1/sandboxes/{sandbox_id}/commands": (f"{SBX}/commands", "sandboxes:read"),
+    "GET /v1/sandboxes/{sandbox_id}/commands/{command_id}": (f"{SBX}/commands/{CMD}", "sandboxes:read"),
+    "DELETE /v1/sandboxes/{sandbox_id}/commands/{command_id}": (f"{SBX}/commands/{CMD}", "sandboxes:write"),
+    "GET /v1/sandboxes/{sandbox_id}/commands/{command_id}/logs": (f"{SBX}/commands/{CMD}/logs", "sandboxes:read"),
+    "POST /v1/sandboxes/{sandbox_id}/pty": (f"{SBX}/pty", "sandboxes:write"),
+    "GET /v1/sandboxes/{sandbox_id}/pty": (f"{SBX}/pty", "sandboxes:read"),
+    "GET /v1/sandboxes/{sandbox_id}/pty/{command_id}": (f"{SBX}/pty/{CMD}", "sandboxes:read"),
+    "DELETE /v1/sandboxes/{sandbox_id}/pty/{command_id}": (f"{SBX}/pty/{CMD}", "sandboxes:write"),
+    "GET /v1/sandboxes/{sandbox_id}/pty/{command_id}/output": (f"{SBX}/pty/{CMD}/output", "sandboxes:read"),
+    "POST /v1/sandboxes/{sandbox_id}/pty/{command_id}/input": (f"{SBX}/pty/{CMD}/input", "sandboxes:write"),
+    "POST /v1/sandboxes/{sandbox_id}/pty/{command_id}/resize": (f"{SBX}/pty/{CMD}/resize", "sandboxes:write"),
+    "GET /v1/sandboxes/{sandbox_id}/env": (f"{SBX}/env", "sandboxes:read"),
+    "PATCH /v1/sandboxes/{sandbox_id}/env": (f"{SBX}/env", "sandboxes:write"),
     "GET /v1/sandboxes/{sandbox_id}/files": (f"{SBX}/files?path=/a", "sandboxes:read"),
     "POST /v1/sandboxes/{sandbox_id}/files": (f"{SBX}/files", "sandboxes:write"),
     "DELETE /v1/sandboxes/{sandbox_id}/files": (f"{SBX}/files?path=/tmp/a", "sandboxes:write"),
@@ -45,6 +60,15 @@ CASES = {
     "GET /v1/sandboxes/{sandbox_id}/files/stat": (f"{SBX}/files/stat?path=/a", "sandboxes:read"),
     "GET /v1/sandboxes/{sandbox_id}/files/content": (f"{SBX}/files/content?path=/a", "sandboxes:read"),
     "PUT /v1/sandboxes/{sandbox_id}/files/content": (f"{SBX}/files/content?path=/tmp/a", "sandboxes:write"),
+    "GET /v1/sandboxes/{sandbox_id}/metrics": (f"{SBX}/metrics", "sandboxes:read"),
+    "GET /v1/usage": ("/v1/usage", "sandboxes:read"),
+    "POST /v1/sandboxes/webhooks": ("/v1/sandboxes/webhooks", "sandboxes:write"),
+    "GET /v1/sandboxes/webhooks": ("/v1/sandboxes/webhooks", "sandboxes:read"),
+    "POST /v1/sandboxes/webhooks/{webhook_id}/enable": (f"{HOOK}/enable", "sandboxes:write"),
+    "DELETE /v1/sandboxes/webhooks/{webhook_id}": (HOOK, "sandboxes:write"),
+    "GET /v1/sandboxes/webhooks/{webhook_id}/deliveries": (f"{HOOK}/deliveries", "sandboxes:read"),
+    "POST /v1/sandboxes/{sandbox_id}/files/presign-download": (f"{SBX}/files/presign-download", "sandboxes:read"),
+    "POST /v1/sandboxes/{sandbox_id}/files/presign-upload": (f"{SBX}/files/presign-upload", "sandboxes:write"),
     "GET /metrics": ("/metrics", "metrics:read"),
 }
 
@@ -52,12 +76,18 @@ CASES = {
 BODIES = {
     "POST /v1/sandboxes": {"template": "python-3.12"},
     "POST /v1/sandboxes/{sandbox_id}/timeout": {"timeout_seconds": 60},
+    "POST /v1/sandboxes/webhooks": {"url": "https://example.com/hook"},
     "PATCH /v1/sandboxes/{sandbox_id}/network": {"network": "open"},
     "POST /v1/sandboxes/{sandbox_id}/exec": {"command": "true"},
+    "POST /v1/sandboxes/{sandbox_id}/commands": {"command": "true"},
+    "PATCH /v1/sandboxes/{sandbox_id}/env": {"set": {}},
+    "POST /v1/sandboxes/{sandbox_id}/pty/{command_id}/resize": {"cols": 80, "rows": 24},
     "POST /v1/sandboxes/{sandbox_id}/files": {"path": "/tmp/a", "content": ""},
     "POST /v1/sandboxes/{sandbox_id}/files/batch": {"files": []},
     "POST /v1/sandboxes/{sandbox_id}/files/mkdir": {"path": "/tmp/a"},
     "POST /v1/sandboxes/{sandbox_id}/files/move": {"source": "/tmp/a", "destination": "/tmp/b"},
+    "POST /v1/sandboxes/{sandbox_id}/files/presign-download": {"path": "/tmp/a"},
+    "POST /v1/sandboxes/{sandbox_id}/files/presign-upload": {"path": "/tmp/a"},
 }
 
 ALL_SCOPES = {"sandboxes:read", "sandboxes:write", "metrics:read"}
@@ -67,7 +97,7 @@ def test_every_route_has_a_case() -> None:
     """A new route is closed, and its scope is written down."""
     described = describe_app().openapi()["paths"]
     routes = {f"{method.upper()} {path}" for path, methods in described.items() for method in methods}
-    opened = {f"GET {path}" for path in OPEN_PATHS}
+    opened = {f"GET {path}" for path in OPEN_PATHS} | {f"{method} {PRESIGNED}{{token}}" for method in ("GET", "PUT")}
     assert routes - opened == set(CASES)
 
 

@@ -18,10 +18,11 @@ import asyncio
 import datetime as dt
 import socket
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from support.sandboxes import NOON
+from support.simulated_commands import SimulatedCommand, SimulatedCommands
 from terpd.model.errors import (
     AlreadyExists,
     CapacityUnavailable,
@@ -36,6 +37,7 @@ from terpd.model.errors import (
     Unavailable,
 )
 from terpd.model.guest import (
+    CommandInfo,
     ExecEvent,
     ExecExited,
     ExecOutput,
@@ -43,13 +45,17 @@ from terpd.model.guest import (
     ExecStarted,
     FileInfo,
     GuestStats,
+    LogPage,
+    OpenFile,
     OutputStream,
+    PtySize,
 )
 from terpd.model.ids import ExecId, SandboxId, StateId
 from terpd.model.network import EgressRecord, NetworkSpec
 from terpd.model.ports import MachinePhase, MachineSpec, NodeCapacity, StateRef
 from terpd.model.snapshot import SavedState
 from terpd.model.template import TemplateInfo
+from terpd.model.usage import LiveUsage, MachineTotal
 
 PIECE_BYTES = 32 * 1024
 
@@ -69,10 +75,12 @@ class Memory:
     files: dict[str, SimulatedFile] = field(default_factory=dict)
     directories: set[str] = field(default_factory=lambda: {"/", "/workspace", "/tmp", "/persist"})
     commands: dict[ExecId, ExecRequest] = field(default_factory=dict)
+    background: SimulatedCommands = field(default_factory=SimulatedCommands)
 
-    def copy(self) -> Memory:
+    def copy(self, *, with_secrets: bool = True) -> Memory:
         files = {path: replace(file) for path, file in self.files.items()}
-        return Memory(dict(self.env), files, set(self.directories), dict(self.commands))
+        background = self.background.copy(with_env=with_secrets)
+        return Memory(dict(self.env), files, set(self.directories), dict(self.commands), background)
 
 
 @dataclass
@@ -114,7 +122,8 @@ class SimulatedNode:
     instead of saving, `continue_error` instead of continuing (and the machine ends), `collect_error` instead of
     collecting, `state_error` instead of telling whether there is a state, `network_error` instead of setting a policy;
     `start_gate`, `capture_gate` and `network_gate` hold starts, captures and policies back while they are not set;
-    `read_error_after` breaks a file read after so many bytes.
+    `usage` and `totals` are what machines use;
+    `read_error_after` breaks a file read after so many bytes. What is written to a path in `swallowed` is only counted.
 
     Cancelling a capture that is held back is what the death of the daemon is: the machine stays HELD.
     """
@@ -140,12 +149,15 @@ class SimulatedNode:
         self.capture_gate.set()
         self.capturing = asyncio.Event()
         self.read_error_after: int | None = None
+        self.swallowed: dict[str, int] = {}
         self.released: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.detached: list[ExecId] = []
         self.finished: list[ExecId] = []
         self.stopped: list[SandboxId] = []
         self.collections: list[frozenset[StateId]] = []
         self.sent_bytes = 0
+        self.usage: dict[SandboxId, LiveUsage] = {}
+        self.totals: list[MachineTotal] = []
         self._egress: asyncio.Queue[Sequence[EgressRecord]] = asyncio.Queue()
         self._exits: asyncio.Queue[SandboxId] = asyncio.Queue()
         self._starts: dict[SandboxId, asyncio.Event] = {}
@@ -207,8 +219,14 @@ class SimulatedNode:
         machine.phase = MachinePhase.HELD
         return saved
 
-    async def snapshot_machine(self, sandbox_id: SandboxId, *, key: bytes, into: StateRef) -> SavedState:
-        return await self._capture(self._to_capture(sandbox_id, key), into)
+    async def snapshot_machine(
+        self, sandbox_id: SandboxId, *, key: bytes, into: StateRef, withhold_secrets: bool
+    ) -> SavedState:
+        machine = self._to_capture(sandbox_id, key)
+        if withhold_secrets:
+            followed = [each for id_, each in machine.memory.commands.items() if id_ not in self.finished]
+            machine.memory.background.check_secrets(followed)
+        return await self._capture(machine, into, with_secrets=not withhold_secrets)
 
     def _to_capture(self, sandbox_id: SandboxId, key: bytes) -> SimulatedMachine:
         machine = self._machine(sandbox_id)
@@ -217,7 +235,9 @@ class SimulatedNode:
         assert key == machine.spec.key, "not the key that the machine was started with"
         return machine
 
-    async def _capture(self, machine: SimulatedMachine, into: StateRef) -> SavedState:
+    async def _capture(
+        self, machine: SimulatedMachine, into: StateRef, *, with_secrets: bool = True
+    ) -> SavedState:
         machine.capturing = True
         machine.phase = MachinePhase.HELD
         self._saving.add(into.id)
@@ -233,7 +253,7 @@ class SimulatedNode:
         if self.capture_error is not None:
             machine.cut.clear()
             raise self.capture_error
-        self.states[into.id] = SimulatedState(machine.memory.copy(), into.key)
+        self.states[into.id] = SimulatedState(machine.memory.copy(with_secrets=with_secrets), into.key)
         return SavedState(into.id, dirty_bytes=4096, stored_bytes=1024, stopped_s=0.01)
 
     async def continue_machine(self, sandbox_id: SandboxId) -> None:
@@ -305,6 +325,14 @@ class SimulatedNode:
     async def list_machines(self) -> Mapping[SandboxId, MachinePhase]:
         return {sandbox_id: machine.phase for sandbox_id, machine in self.machines.items()}
 
+    def live_usage(self, sandbox_id: SandboxId) -> LiveUsage | None:
+        machine = self.machines.get(sandbox_id)
+        awake = machine is not None and machine.phase is MachinePhase.AWAKE
+        return self.usage.get(sandbox_id, LiveUsage(())) if awake else None
+
+    def usage_totals(self) -> Collection[MachineTotal]:
+        return list(self.totals)
+
     async def exits(self) -> AsyncIterator[SandboxId]:
         while True:
             yield await self._exits.get()
@@ -322,12 +350,25 @@ class SimulatedNode:
         machine = self._machine(sandbox_id)
         if request.cwd not in machine.directories:
             raise InvalidRequest(f"cwd does not exist: {request.cwd}")
+        if request.background or request.pty is not None:
+            word, _, rest = request.command.partition(" ")
+            output = [data for _, data in self._output(machine, request, word, rest)]
+            codes = {"exit": rest, "echo": "0", "env": "0", "pieces": "0", "bytes": "0"}
+            code = codes.get(word)
+            machine.memory.background.start(request, output, None if code is None else int(code))
+            yield ExecStarted(pid=17)
+            return
         machine.memory.commands[request.exec_id] = request
         async for event in self._follow(machine, request, 0):
             yield event
 
     async def attach(self, sandbox_id: SandboxId, exec_id: ExecId, offset: int) -> AsyncIterator[ExecEvent]:
         machine = self._machine(sandbox_id)
+        if exec_id in machine.memory.background.by_id:
+            command = machine.memory.background.by_id[exec_id]
+            async for event in command.follow(offset, machine.cut, machine.gone):
+                yield event
+            return
         if exec_id not in machine.memory.commands:
             raise ExecNotFound(f"There is no such command: {exec_id}")
         async for event in self._follow(machine, machine.memory.commands[exec_id], offset):
@@ -357,7 +398,7 @@ class SimulatedNode:
             "echo": lambda: [f"{rest}\n".encode()],
             "err": lambda: [f"{rest}\n".encode()],
             "cat": lambda: [request.stdin or b""],
-            "env": lambda: [{**machine.memory.env, **request.env}.get(rest, "").encode()],
+            "env": lambda: [self._env(machine, request).get(rest, "").encode()],
             "pwd": lambda: [request.cwd.encode()],
             "bytes": lambda: [b"x" * min(PIECE_BYTES, int(rest) - at) for at in range(0, int(rest), PIECE_BYTES)],
             "pieces": lambda: [bytes.fromhex(piece) for piece in rest.split()],
@@ -366,6 +407,11 @@ class SimulatedNode:
         }
         stream = OutputStream.STDERR if word == "err" else OutputStream.STDOUT
         return [(stream, data) for data in outputs.get(word, list)()]
+
+    @staticmethod
+    def _env(machine: SimulatedMachine, request: ExecRequest) -> Mapping[str, str]:
+        memory = machine.memory
+        return {**memory.env, **memory.background.env, **request.env, **request.secrets}
 
     async def _end(self, machine: SimulatedMachine, request: ExecRequest, word: str, rest: str) -> ExecExited:
         match word:
@@ -402,7 +448,35 @@ class SimulatedNode:
                 task.cancel()
 
     async def signal(self, sandbox_id: SandboxId, exec_id: ExecId, signal: int) -> None:
-        self._machine(sandbox_id)
+        background = self._machine(sandbox_id).memory.background
+        if exec_id in background.by_id:
+            background.find(exec_id).kill(signal)
+
+    # ---- background commands, terminals, variables ----
+
+    def command(self, sandbox_id: SandboxId, exec_id: str) -> SimulatedCommand:
+        return self.machines[sandbox_id].memory.background.find(ExecId(exec_id))
+
+    async def list_commands(self, sandbox_id: SandboxId) -> Sequence[CommandInfo]:
+        return [command.info for command in self._machine(sandbox_id).memory.background.by_id.values()]
+
+    async def read_log(self, sandbox_id: SandboxId, exec_id: ExecId, offset: int, limit: int) -> LogPage:
+        await asyncio.sleep(0)
+        return self._machine(sandbox_id).memory.background.find(exec_id).page(offset, limit)
+
+    async def send_input(
+        self, sandbox_id: SandboxId, exec_id: ExecId, data: bytes, *, offset: int | None = None, close: bool = False
+    ) -> int:
+        return self._machine(sandbox_id).memory.background.type(exec_id, data, offset)
+
+    async def resize_pty(self, sandbox_id: SandboxId, exec_id: ExecId, size: PtySize) -> None:
+        self._machine(sandbox_id).memory.background.resize(exec_id, size)
+
+    async def change_env(self, sandbox_id: SandboxId, to_set: Mapping[str, str], to_unset: Collection[str]) -> None:
+        self._machine(sandbox_id).memory.background.change_env(to_set, to_unset)
+
+    async def env_names(self, sandbox_id: SandboxId) -> Sequence[str]:
+        return sorted(self._machine(sandbox_id).memory.background.env)
 
     # ---- files ----
 
@@ -418,10 +492,33 @@ class SimulatedNode:
                 raise GuestFault("The guest is lost")
             yield content[at : at + 2 * PIECE_BYTES]
 
+    async def open_file(
+        self, sandbox_id: SandboxId, path: str, *, offset: int = 0, limit: int | None = None
+    ) -> OpenFile:
+        machine = self._machine(sandbox_id)
+        if path in machine.directories:
+            raise InvalidRequest(f"It is a directory: {path}")
+        if path not in machine.files:
+            raise FileNotFound(f"There is no such file: {path}")
+        content = machine.files[path].content
+        end = len(content) if limit is None else min(len(content), offset + limit)
+
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            for at in range(offset, end, 2 * PIECE_BYTES):
+                if self.read_error_after is not None and at >= self.read_error_after:
+                    raise GuestFault("The guest is lost")
+                yield content[at : min(end, at + 2 * PIECE_BYTES)]
+
+        return OpenFile(self._info(machine, path), chunks())
+
     async def write_file(self, sandbox_id: SandboxId, path: str, chunks: AsyncIterator[bytes], mode: int) -> int:
         machine = self._machine(sandbox_id)
         if path in machine.directories:
             raise InvalidRequest(f"It is a directory: {path}")
+        if path in self.swallowed:
+            async for chunk in chunks:
+                self.swallowed[path] += len(chunk)
+            return self.swallowed[path]
         content = b"".join([chunk async for chunk in chunks])
         self._make_parents(machine, path)
         machine.files[path] = SimulatedFile(content, mode)

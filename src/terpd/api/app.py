@@ -11,7 +11,23 @@ from terpd.api.middleware import BodyLimit, Requests
 from terpd.api.pace import Pace
 from terpd.api.previews.hosts import PreviewHosts
 from terpd.api.routes import exec as exec_routes
-from terpd.api.routes import files, fork, health, limits, network, pause, receipts, sandboxes, snapshots
+from terpd.api.routes import (
+    commands,
+    environment,
+    files,
+    fork,
+    health,
+    limits,
+    network,
+    pause,
+    presigned,
+    pty,
+    receipts,
+    sandboxes,
+    snapshots,
+    usage,
+    webhooks,
+)
 from terpd.control.services import Services
 
 API_VERSION = "1.0.0"  # of the HTTP API, not of the product
@@ -29,13 +45,19 @@ def describe_app() -> FastAPI:
     )
     app.include_router(limits.router)  # /v1/sandboxes/limits and …/snapshots go before /v1/sandboxes/{sandbox_id}
     app.include_router(snapshots.router)
+    app.include_router(webhooks.router)
     app.include_router(sandboxes.router)
     app.include_router(pause.router)
     app.include_router(fork.router)
     app.include_router(exec_routes.router)
+    app.include_router(commands.router)
+    app.include_router(pty.router)
+    app.include_router(environment.router)
     app.include_router(files.router)
+    app.include_router(presigned.router)
     app.include_router(network.router)
     app.include_router(receipts.router)
+    app.include_router(usage.router)
     app.include_router(health.router)
     return app
 

@@ -41,17 +41,19 @@ _HEADERS = [
 
 
 class ExecFrames:
-    """Turns events into frames; keeps what is left of a character until the rest comes."""
+    """Turns events into frames; with *whole_characters* keeps what is left of one until the rest comes."""
 
-    def __init__(self, exec_id: ExecId) -> None:
+    def __init__(self, exec_id: ExecId, *, whole_characters: bool = True) -> None:
         self._exec_id = exec_id
+        self._whole_characters = whole_characters
         self._cutters = {stream: Utf8Cutter() for stream in OutputStream}
         self._ends = dict.fromkeys(OutputStream, 0)  # of what was fed, among both streams' bytes
 
     def of(self, event: ExecEvent) -> Iterator[bytes]:
         if isinstance(event, ExecOutput):
             self._ends[event.stream] = event.offset + len(event.data)
-            yield from self._chunk(event.stream, self._cutters[event.stream].feed(event.data))
+            whole = self._cutters[event.stream].feed(event.data) if self._whole_characters else event.data
+            yield from self._chunk(event.stream, whole)
         elif isinstance(event, ExecStarted):
             yield frame({"kind": "exec_started", "pid": event.pid, "command_id": self._exec_id})
         else:
@@ -100,9 +102,9 @@ class OpenExec:
     first: ExecEvent
 
 
-async def stream_exec(running: Awaitable[RunningExec], pace: Pace) -> Response:
+async def stream_exec(running: Awaitable[RunningExec], pace: Pace, *, whole_characters: bool = True) -> Response:
     """
-    Return the response that streams the command's events.
+    Return the response that streams the command's events; *whole_characters*: no chunk ends within one of UTF-8.
 
     What keeps it from starting has a status of its own, unless it takes longer than `patience_s` (a paused sandbox
     may have to be resumed first): then it is a frame.
@@ -118,7 +120,7 @@ async def stream_exec(running: Awaitable[RunningExec], pace: Pace) -> Response:
         raise
     if opening.done():
         opening.result()
-    return _ExecStream(opening, pace.keepalive_s)
+    return _ExecStream(opening, pace.keepalive_s, whole_characters=whole_characters)
 
 
 async def _open(running: Awaitable[RunningExec]) -> OpenExec:
@@ -131,12 +133,13 @@ class _Gone(Exception):
 
 
 class _ExecStream(Response):
-    def __init__(self, opening: asyncio.Task[OpenExec], keepalive_s: float) -> None:
+    def __init__(self, opening: asyncio.Task[OpenExec], keepalive_s: float, *, whole_characters: bool) -> None:
         self.status_code = 200
         self.background = None
         self.raw_headers = list(_HEADERS)
         self._opening = opening
         self._keepalive_s = keepalive_s
+        self._whole_characters = whole_characters
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.create_task(until_disconnected(receive))
@@ -145,7 +148,7 @@ class _ExecStream(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             try:
                 opened = await self._patiently(self._opening, gone, send)
-                frames = ExecFrames(opened.running.id)
+                frames = ExecFrames(opened.running.id, whole_characters=self._whole_characters)
                 event = opened.first
                 while True:
                     await _send(send, b"".join(frames.of(event)))

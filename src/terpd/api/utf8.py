@@ -1,6 +1,8 @@
-"""Cut a stream of bytes where no UTF-8 character is cut: clients decode each piece by itself."""
+"""Bytes as text: a stream cut where no UTF-8 character is, since clients decode each piece by itself."""
 
 from __future__ import annotations
+
+import codecs
 
 
 class Utf8Cutter:
@@ -31,6 +33,24 @@ def decode_kept(data: bytes, *, cut: bool) -> str:
     if cut:
         data = data[: len(data) - _open_tail(data)]
     return data.decode("utf-8", "replace")
+
+
+def decode_counted(data: bytes, *, more: bool) -> tuple[str, int]:
+    """
+    Decode so that the text has as many bytes of UTF-8 as it was made of, and return it with that count.
+
+    Each byte that is no UTF-8 becomes one `?`. With *more*, a character that is not complete at the end is left out.
+    """
+    end = len(data) - (_open_tail(data) if more else 0)
+    return data[:end].decode("utf-8", "terp.question_marks"), end
+
+
+def _question_marks(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "?" * (error.end - error.start), error.end
+
+
+codecs.register_error("terp.question_marks", _question_marks)
 
 
 def _open_tail(data: bytes) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import posixpath
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 
 from terpd.control.policy import (
     MAX_ENV_BYTES,
@@ -20,7 +21,11 @@ from terpd.model.guest import MAX_COMMAND_BYTES, MAX_PATH_BYTES, WRITE_ROOTS
 from terpd.model.names import NameInvalid, normalise
 from terpd.model.network import MAX_ALLOW_DOMAINS
 
+MAX_SECRET_BYTES = 64 * 1024  # of one call, names and values together
+MAX_SECRETS = 256
+
 _PLAIN_HTTP = "http://"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
 def check_lease(timeout_s: int, *, maximum: int) -> None:
@@ -59,6 +64,30 @@ def check_env(env: Mapping[str, str]) -> None:
             f"env may hold {MAX_ENV_BYTES} bytes in all; put larger values into a file. It holds: {total}",
             fields={"limit": MAX_ENV_BYTES},
         )
+
+
+def check_secrets(secrets: Mapping[str, str], *, field: str = "secrets") -> None:
+    """Variables whose values are shown nowhere, in messages neither."""
+    if len(secrets) > MAX_SECRETS:
+        raise TooLarge(f"{field} may have {MAX_SECRETS} variables at most; it has: {len(secrets)}")
+    check_variables(secrets, field=field)
+    total = 0
+    for name, value in secrets.items():
+        if "\0" in value:
+            raise InvalidRequest(f"{field}: a value must not contain NUL")
+        total += _size(name, field) + _size(value, field)
+    if total > MAX_SECRET_BYTES:
+        raise TooLarge(
+            f"{field} may hold {MAX_SECRET_BYTES} bytes in all; it holds: {total}", fields={"limit": MAX_SECRET_BYTES}
+        )
+
+
+def check_variables(names: Collection[str], *, field: str) -> None:
+    for name in names:
+        if not _VARIABLE.fullmatch(name):
+            raise InvalidRequest(
+                f"{field}: the name of a variable has letters, digits and '_', 128 at most, and no digit first"
+            )
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:

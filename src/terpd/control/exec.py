@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from terpd.control.awake import Awake
-from terpd.control.checks import check_command, check_env, check_path
+from terpd.control.checks import check_command, check_env, check_path, check_secrets
 from terpd.control.ended import explaining
 from terpd.control.policy import Policy
 from terpd.model.errors import GuestFault, InvalidRequest, StateConflict, TooLarge
@@ -32,13 +32,18 @@ MAX_OUTPUT_BYTES = 8 * 1024 * 1024  # kept of each stream in a collected result
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a caller wants to run. `timeout_s` is 1 to the server's maximum."""
+    """
+    What a caller wants to run. `timeout_s` is 1 to the server's maximum.
+
+    `secrets` are set over `env`, reach the guest agent's memory only, and are shown nowhere.
+    """
 
     command: str
     cwd: str = DEFAULT_CWD
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout_s: int = 60
     stdin: str | None = field(default=None, repr=False)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +93,9 @@ class RunCommand:
         await self._awake(tenant, sandbox_id)
         async with self._not_begun(tenant, sandbox_id):
             events = self._node.exec(sandbox_id, request)
+        exec_id = request.exec_id
         return RunningExec(
-            request.exec_id, self._watched(tenant, sandbox_id, request.exec_id, events, 0, command.timeout_s)
+            exec_id, watched(self._store, tenant, sandbox_id, exec_id, events, timeout_s=command.timeout_s)
         )
 
     async def attach(self, tenant: TenantId, sandbox_id: SandboxId, exec_id: ExecId, offset: int) -> RunningExec:
@@ -110,9 +116,7 @@ class RunCommand:
         await self._awake(tenant, sandbox_id)
         async with self._not_begun(tenant, sandbox_id):
             events = self._node.attach(sandbox_id, exec_id, offset)
-        return RunningExec(
-            exec_id, self._watched(tenant, sandbox_id, exec_id, events, offset, self._policy.max_timeout_s)
-        )
+        return RunningExec(exec_id, watched(self._store, tenant, sandbox_id, exec_id, events, offset=offset))
 
     async def run(self, tenant: TenantId, sandbox_id: SandboxId, command: Command) -> ExecResult:
         """
@@ -133,6 +137,7 @@ class RunCommand:
     def _request(self, command: Command) -> ExecRequest:
         check_command(command.command)
         check_env(command.env)
+        check_secrets(command.secrets)
         if not 1 <= command.timeout_s <= self._policy.max_timeout_s:
             raise InvalidRequest(f"timeout_seconds must be 1 to {self._policy.max_timeout_s}, not: {command.timeout_s}")
         return ExecRequest(
@@ -142,6 +147,7 @@ class RunCommand:
             env=command.env,
             timeout_s=float(command.timeout_s),
             stdin=None if command.stdin is None else _stdin(command.stdin),
+            secrets=command.secrets,
         )
 
     def _not_begun(self, tenant: TenantId, sandbox_id: SandboxId) -> AbstractAsyncContextManager[None]:
@@ -149,37 +155,45 @@ class RunCommand:
         during, todo = "before the command was reached", "resume it and try again"
         return explaining(self._store, tenant, sandbox_id, during, todo=todo, fields={})
 
-    async def _watched(
-        self,
-        tenant: TenantId,
-        sandbox_id: SandboxId,
-        exec_id: ExecId,
-        events: AsyncIterator[ExecEvent],
-        offset: int,
-        timeout_s: float,
-    ) -> AsyncGenerator[ExecEvent, None]:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        seen = {"command_id": exec_id, "offset": offset}
-        todo = "the command goes on when it is resumed: attach to it by its id and offset"
-        try:
-            while True:
-                async with explaining(self._store, tenant, sandbox_id, "while the command ran", todo=todo, fields=seen):
-                    try:
-                        # Counted anew for each event: who reads slowly holds the command back, and that is no fault.
-                        async with asyncio.timeout_at(max(deadline, loop.time()) + GRACE_S):
-                            event = await anext(events)
-                    except TimeoutError as error:
-                        raise GuestFault("The guest did not report the end of the command in time") from error
-                    except StopAsyncIteration as error:
-                        raise GuestFault("The guest stopped reporting on the command") from error
-                if isinstance(event, ExecOutput):
-                    seen["offset"] = event.offset + len(event.data)
-                yield event
-                if isinstance(event, ExecExited):
-                    return
-        finally:
-            await close(events)
+
+async def watched(
+    store: Store,
+    tenant: TenantId,
+    sandbox_id: SandboxId,
+    exec_id: ExecId,
+    events: AsyncIterator[ExecEvent],
+    *,
+    offset: int = 0,
+    timeout_s: float | None = None,
+) -> AsyncGenerator[ExecEvent, None]:
+    """
+    Yield a command's events to its last one, and say why where that does not come.
+
+    *timeout_s* is the command's; None where that is not known, or it has none.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout_s is None else loop.time() + timeout_s
+    seen = {"command_id": exec_id, "offset": offset}
+    todo = "the command goes on when it is resumed: attach to it by its id and offset"
+    try:
+        while True:
+            async with explaining(store, tenant, sandbox_id, "while the command ran", todo=todo, fields=seen):
+                try:
+                    # Counted anew for each event: who reads slowly holds the command back, and that is no fault.
+                    late = None if deadline is None else max(deadline, loop.time()) + GRACE_S
+                    async with asyncio.timeout_at(late):
+                        event = await anext(events)
+                except TimeoutError as error:
+                    raise GuestFault("The guest did not report the end of the command in time") from error
+                except StopAsyncIteration as error:
+                    raise GuestFault("The guest stopped reporting on the command") from error
+            if isinstance(event, ExecOutput):
+                seen["offset"] = event.offset + len(event.data)
+            yield event
+            if isinstance(event, ExecExited):
+                return
+    finally:
+        await close(events)
 
 
 async def close(iterator: AsyncIterator[object]) -> None:

@@ -48,6 +48,7 @@ class ForkRequest:
 
     Attributes:
         inherit_secrets: The children may use the source's credentials, too. False: they have none.
+        include_secrets: The children have the variables that were set while the source ran.
     """
 
     count: int = 1
@@ -57,6 +58,7 @@ class ForkRequest:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict)
     inherit_secrets: bool = False
+    include_secrets: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class ForkSandbox:
             InvalidRequest, TooLarge: The request is out of bounds.
             SandboxNotFound.
             StateConflict: The source does not run, something else is being done with it, or it or a child ended.
+            SecretsInUse: Without `request.include_secrets`: a command runs that was given secrets. Nothing was created.
             PlanLimit: The tenant may not have that many sandboxes in use. Nothing was created.
             CapacityUnavailable: Not all children fit. Nothing was created.
             StorageFull, Unavailable, StateMismatch: The source was not saved. Nothing was created.
@@ -149,7 +152,7 @@ class ForkSandbox:
             )
             await self._record_all([child for child, _ in children])
             try:
-                saved = await self._save(source, state_id, state_key)
+                saved = await self._save(source, state_id, state_key, include_secrets=request.include_secrets)
             except Exception as error:
                 await undo(error, self._forget_all(ids))
                 raise
@@ -206,12 +209,15 @@ class ForkSandbox:
             await undo(error, self._forget_all(recorded))
             raise
 
-    async def _save(self, source: Sandbox, state_id: StateId, key: DataKey) -> SavedState:
+    async def _save(self, source: Sandbox, state_id: StateId, key: DataKey, *, include_secrets: bool) -> SavedState:
         snapshot = new_snapshot(source, state_id, key, self._clock, name=None, for_fork=True)
         await self._store.add_snapshot(snapshot, max_named=None)
         try:
             return await self._node.snapshot_machine(
-                source.id, key=unwrap_key(self._keys, source), into=StateRef(state_id, key.secret)
+                source.id,
+                key=unwrap_key(self._keys, source),
+                into=StateRef(state_id, key.secret),
+                withhold_secrets=not include_secrets,
             )
         except Exception as error:
             await undo(error, self._drop(source.tenant, state_id))

@@ -14,9 +14,12 @@ from terpd.control.at_work import AtWork
 from terpd.control.awake import Awake
 from terpd.control.clock import Clock, SystemClock
 from terpd.control.collect import Collector
+from terpd.control.commands import Commands
 from terpd.control.create import CreateSandbox
 from terpd.control.credentials import Credentials
+from terpd.control.deliveries import Deliveries
 from terpd.control.egress import Egress
+from terpd.control.environment import Environment
 from terpd.control.exec import RunCommand
 from terpd.control.files import Files
 from terpd.control.fork import ForkSandbox
@@ -26,7 +29,9 @@ from terpd.control.lookup import Lookup
 from terpd.control.network import Networks, SetNetworkPolicy
 from terpd.control.pause import PauseSandbox
 from terpd.control.policy import Policy
+from terpd.control.presign import Presign
 from terpd.control.previews import Previews
+from terpd.control.ptys import Ptys
 from terpd.control.receipts import Receipts
 from terpd.control.reconcile import Reconcile
 from terpd.control.renew import RenewLease
@@ -34,7 +39,9 @@ from terpd.control.resume import ResumeSandbox
 from terpd.control.shielded import Shielded
 from terpd.control.snapshots import Snapshots
 from terpd.control.terminate import TerminateSandbox
-from terpd.model.ports import Node, Store
+from terpd.control.usage import UsageMeter
+from terpd.control.webhooks import Webhooks
+from terpd.model.ports import Courier, Node, Store
 from terpd.sealing.keyring import KeyRing
 
 DRAIN_S = 10.0  # for what is under way when the server stops; a restart reaps what is left
@@ -47,9 +54,12 @@ class Services:
     """
     Args:
         keys: The server's keys, which wrap the data key of each sandbox and snapshot.
+        courier: Brings events to webhooks.
     """
 
-    def __init__(self, store: Store, node: Node, policy: Policy, keys: KeyRing, clock: Clock | None = None) -> None:
+    def __init__(
+        self, store: Store, node: Node, policy: Policy, keys: KeyRing, courier: Courier, clock: Clock | None = None
+    ) -> None:
         clock = clock or SystemClock()
         alarm = Alarm(clock)
         at_work = AtWork()
@@ -70,13 +80,20 @@ class Services:
         self.leases = Leases(store, self.terminate, self.pause, clock, alarm, shielded, node.node_id)
         awake = Awake(store, self.resume, at_work, clock)
         self.exec = RunCommand(store, node, policy, awake)
+        self.commands = Commands(store, node, policy, awake, clock, shielded)
+        self.ptys = Ptys(store, node, awake, self.exec, clock, shielded)
+        self.environment = Environment(store, node, awake)
         self.files = Files(store, node, awake)
+        self.presign = Presign(store, self.files, policy, keys, clock)
         self.network = SetNetworkPolicy(store, networks, at_work, shielded)
         self.egress = Egress(store, node, policy, clock)
         self.previews = Previews(store, node, policy, keys, awake)
         self.keys = Keys(store, clock)
         self.lookup = Lookup(store, node, policy)
         self.receipts = Receipts(store)
+        self.webhooks = Webhooks(store, courier, keys, clock)
+        self.deliveries = Deliveries(store, courier, keys, clock)
+        self.usage = UsageMeter(store, node, clock)
         self.reconcile = Reconcile(store, node, policy, clock, alarm, at_work, collector, shielded, networks)
 
     @contextlib.asynccontextmanager
@@ -99,6 +116,9 @@ class Services:
                 ("collections", self.collector.run),
                 ("egress", self.egress.record),
                 ("egress_pruning", self.egress.run_pruning),
+                ("deliveries", self.deliveries.run),
+                ("delivery_pruning", self.deliveries.run_pruning),
+                ("usage", self.usage.run),
             )
         ]
         try:
@@ -108,6 +128,7 @@ class Services:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self.usage.record()
 
 
 async def _kept_alive(name: str, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -46,23 +46,27 @@ class Snapshots:
         self._collector = collector
         self._shielded = shielded
 
-    async def create(self, tenant: TenantId, sandbox_id: SandboxId, name: str | None) -> Snapshot:
+    async def create(
+        self, tenant: TenantId, sandbox_id: SandboxId, name: str | None, *, include_secrets: bool = False
+    ) -> Snapshot:
         """
         Return the snapshot in READY. The source stands still for a moment and runs on.
 
-        If the caller goes away, it is finished all the same.
+        If the caller goes away, it is finished all the same. Without *include_secrets* the variables that were set
+        while the source ran are not in it.
 
         Raises:
             InvalidRequest: *name* has not 1 to 128 printable bytes.
             SandboxNotFound.
             StateConflict: The source does not run, something else is being done with it, or it ended meanwhile.
+            SecretsInUse: Without *include_secrets*: a command runs that was given secrets.
             SnapshotCap: The tenant has all the named snapshots that it may have.
             StorageFull, Unavailable, GuestFault, DeadlineExceeded, StateMismatch: It was not taken.
         """
         check_name(name)
         source = await self._store.get_sandbox(tenant, sandbox_id)
         require_running(source)
-        return await self._shielded.run(self._take(source, name))
+        return await self._shielded.run(self._take(source, name, include_secrets=include_secrets))
 
     async def list(self, tenant: TenantId) -> Sequence[Snapshot]:
         """Newest first."""
@@ -81,7 +85,7 @@ class Snapshots:
         if await self._store.delete_snapshot(tenant, state_id, at=self._clock.now()):
             self._collector.soon()
 
-    async def _take(self, source: Sandbox, name: str | None) -> Snapshot:
+    async def _take(self, source: Sandbox, name: str | None, *, include_secrets: bool) -> Snapshot:
         state_id = new_state_id()
         key = self._keys.new_data_key(state_id)
         with self._at_work.claim(source.id, "being saved as a snapshot"):
@@ -91,7 +95,10 @@ class Snapshots:
                 async with explaining_end(self._store, source.tenant, source.id, "while its snapshot was taken"):
                     try:
                         saved = await self._node.snapshot_machine(
-                            source.id, key=unwrap_key(self._keys, source), into=StateRef(state_id, key.secret)
+                            source.id,
+                            key=unwrap_key(self._keys, source),
+                            into=StateRef(state_id, key.secret),
+                            withhold_secrets=not include_secrets,
                         )
                         ready = await self._store.finish_snapshot(state_id, at=self._clock.now(), saved=saved)
                     except Exception as error:

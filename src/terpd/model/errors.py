@@ -30,14 +30,15 @@ Everything that can go wrong, in the words of the user.
     │   ├── StateMismatch         it was made with another processor, monitor, kernel or template; says which
     │   └── StateDamaged          a part of it is missing or is not what was saved; says which
     ├── DeadlineExceeded          says which step, waited how long
-    │   └── ExecTimeout
+    │   ├── ExecTimeout
+    │   └── FollowTimeout         a log was followed for as long as asked; its command runs on
     ├── ExecKilled                the command died by a signal
     ├── GuestFault                the guest is lost, silent or talks nonsense
     └── Internal                  a bug
 
 `code` is stable and for machines; `detail` is for the user and says what to do; `context` is for the log only.
 Names and codes that an orkestr client acts on: `fleet_full_retry`, `plan_limit`, `snapshot_cap_reached`,
-`exec_timeout`, `exec_killed`, `network_policy_blocked`, `interpreter_unavailable`.
+`exec_timeout`, `timed_out`, `exec_killed`, `network_policy_blocked`, `interpreter_unavailable`.
 """
 
 from __future__ import annotations
@@ -220,6 +221,12 @@ class DeadlineExceeded(TerpError):
 
 class ExecTimeout(DeadlineExceeded):
     code = "exec_timeout"
+
+
+class FollowTimeout(DeadlineExceeded):
+    """`fields["offset"]` is where to go on."""
+
+    code = "timed_out"
 
 
 class ExecKilled(TerpError):

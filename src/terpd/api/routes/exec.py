@@ -19,7 +19,7 @@ from terpd.model.errors import TerpError
 
 router = APIRouter(prefix="/v1/sandboxes/{sandbox_id}", tags=["exec"])
 
-_EVENTS = {
+EVENTS = {
     "text/event-stream": {
         "schema": {"type": "string"},
         "example": 'data: {"kind":"exec_started","pid":17,"command_id":"cmd_…"}\n\n'
@@ -28,9 +28,9 @@ _EVENTS = {
     }
 }
 _RESULT: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The result, or with `stream` its events", "content": _EVENTS}
+    200: {"description": "The result, or with `stream` its events", "content": EVENTS}
 }
-_STREAM: dict[int | str, dict[str, Any]] = {200: {"description": "The command's events", "content": _EVENTS}}
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"description": "The command's events", "content": EVENTS}}
 
 
 @router.post(

@@ -75,7 +75,8 @@ async def take(
     A snapshot that takes longer than 20 s is answered with 201 before its end is known; if it then fails, it has the
     status `failed`, an empty `id`, and the error's `code` and `detail` beside it.
     """
-    name = None if body is None else body.name
+    body = body or SnapshotNameBody.model_validate({})
+    name = body.name
 
     async def late(outcome: Snapshot | TerpError) -> bytes:
         if isinstance(outcome, Snapshot):
@@ -84,7 +85,7 @@ async def take(
         return to_json({**failed_object(source, name, outcome), **error_body(outcome)})
 
     return await answer_or_drip(
-        services.snapshots.create(caller.tenant, sandbox_id, name),
+        services.snapshots.create(caller.tenant, sandbox_id, name, include_secrets=body.include_secrets),
         pace=pace,
         answer=lambda snapshot: json_response(snapshot_object(snapshot), 201),
         late=late,

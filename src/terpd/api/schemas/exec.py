@@ -15,6 +15,11 @@ from terpd.model.guest import DEFAULT_CWD, OutputStream
 
 NOT_RUN_EXIT_CODE = 125  # as env(1) and its like exit when they fail themselves, before or around the command
 
+SECRETS = (
+    "Variables over `env` for this command alone: held in the guest's memory until it is started, never stored or"
+    " logged. 64 KiB in all. While the command runs, snapshots and forks are refused unless they include secrets"
+)
+
 
 class ExecBody(RequestBody):
     model_config = ConfigDict(
@@ -26,11 +31,17 @@ class ExecBody(RequestBody):
     env: dict[str, str] = Field({}, description="Over the sandbox's own; 32 KiB in all")
     timeout_seconds: int = Field(60, description="SIGTERM at its end, SIGKILL 2 s later")
     stream: bool = Field(False, description="Answer with server-sent events")
+    secrets: dict[str, str] = Field({}, description=SECRETS)
     stdin: str | None = Field(None, description="Written to the command, then closed; left out: /dev/null")
 
     def to_command(self) -> Command:
         return Command(
-            command=self.command, cwd=self.cwd, env=self.env, timeout_s=self.timeout_seconds, stdin=self.stdin
+            command=self.command,
+            cwd=self.cwd,
+            env=self.env,
+            timeout_s=self.timeout_seconds,
+            stdin=self.stdin,
+            secrets=self.secrets,
         )
 
 

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from terpd.api.schemas.pause import milliseconds
 from terpd.api.schemas.sandboxes import AUTO_RESUME, ON_TIMEOUT, SandboxBody, sandbox_object
 from terpd.api.schemas.shape import AnswerBody, RequestBody
+from terpd.api.schemas.snapshots import INCLUDE_SECRETS
 from terpd.control.fork import Forked, ForkRequest
 from terpd.control.previews import Previews
 from terpd.model.sandbox import OnTimeout
@@ -22,6 +23,7 @@ class ForkBody(RequestBody):
     on_timeout: Literal["kill", "pause"] = Field("kill", description=ON_TIMEOUT)
     auto_resume: bool = Field(False, description=AUTO_RESUME)
     env: dict[str, str] = Field({}, description="Over what the source was given, for new commands. 32 KiB in all")
+    include_secrets: bool = Field(False, description=INCLUDE_SECRETS)
     metadata: dict[str, str] = Field({}, description="64 pairs; keys to 128 bytes, values to 1024")
 
     def to_request(self) -> ForkRequest:
@@ -32,6 +34,7 @@ class ForkBody(RequestBody):
             auto_resume=self.auto_resume,
             env=self.env,
             metadata=self.metadata,
+            include_secrets=self.include_secrets,
         )
 
 

@@ -13,6 +13,11 @@ from terpd.model.errors import TerpError
 from terpd.model.sandbox import Sandbox
 from terpd.model.snapshot import Snapshot, SnapshotStatus
 
+INCLUDE_SECRETS = (
+    "Whether the copy has the variables that were set through `…/env`, and the secrets of commands that run. Without it"
+    " the former are left out, and while there are the latter the answer is 409 `secrets_in_use`"
+)
+
 _MIB = 1 << 20
 
 _EXAMPLE: JsonDict = {
@@ -40,6 +45,7 @@ class SnapshotNameBody(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "after setup"}]})
 
     name: str | None = Field(None, description="For people: 1 to 128 bytes, printable; need not be unique")
+    include_secrets: bool = Field(False, description=INCLUDE_SECRETS)
 
 
 class SnapshotBody(AnswerBody):
