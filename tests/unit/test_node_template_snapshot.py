@@ -23,7 +23,7 @@ from terpd.model.errors import StateConflict
 from terpd.model.sandbox import Size
 from terpd.node.jail.process import scan
 from terpd.node.snapshot.manifest import SnapshotMismatch
-from terpd.node.snapshot.template import PreparationFailed
+from terpd.node.snapshot.warm_up import PreparationFailed
 from terpd.node.template import artifact
 from terpd.node.template.progress import Quiet
 

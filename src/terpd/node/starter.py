@@ -20,7 +20,8 @@ from terpd.node.machine import Machine, Start
 from terpd.node.record import DiskLayer, MachineRecord
 from terpd.node.snapshot.pins import Pins
 from terpd.node.snapshot.restore import OpenState, open_state
-from terpd.node.snapshot.template import PreparationFailed, TemplateSnapshot, TemplateSnapshots
+from terpd.node.snapshot.template import TemplateSnapshot, TemplateSnapshots
+from terpd.node.snapshot.warm_up import PreparationFailed
 from terpd.node.template.catalog import Catalog
 from terpd.node.template.progress import Quiet
 

@@ -19,13 +19,12 @@ from pathlib import Path
 
 from terpd.egress.base import Namespaces
 from terpd.model.errors import TerpError
-from terpd.model.guest import ExecExited, ExecRequest
-from terpd.model.ids import new_exec_id
 from terpd.model.sandbox import Size
 from terpd.node.disk import overlay
 from terpd.node.guest.client import GuestClient
 from terpd.node.jail.process import Process
 from terpd.node.snapshot.manifest import FORMAT, Manifest, SnapshotMismatch, memory_digest, sha256
+from terpd.node.snapshot.warm_up import PreparationFailed, run, start_service
 from terpd.node.template import artifact
 from terpd.node.template.catalog import Catalog, Image
 from terpd.node.template.initrd import ensure_initrd
@@ -35,13 +34,8 @@ from terpd.node.vmm.base import BootSpec, Hardware, Placement, Vmm
 
 _MEMORY, _DEVICES, _EMPTY = "memory", "devices", "empty.qcow2"
 _BOOT_TIMEOUT_S = 180.0  # 4 s under emulation on an idle host; builds and tests make it a busy one
-_WARM_TIMEOUT_S = 180.0
 _LOCK_POLL_S = 0.2  # while another builder, in this process or not, is at work for some seconds
 _SETTLE_S = 0.5  # after disconnecting: the guest handles the event and idles; nothing tells the host when
-
-
-class PreparationFailed(Exception):
-    """The template did not boot or warm up; the text says at which step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,9 +261,12 @@ class TemplateSnapshots:
             with step(progress, "boot the template"):
                 guest = await GuestClient.connect(vm.agent_socket, fresh=True, timeout_s=_BOOT_TIMEOUT_S)
             try:
+                for name, command in image.services.items():
+                    with step(progress, f"start the service {name}"):
+                        await start_service(guest, name, command)
                 for command in image.warm:
                     with step(progress, f"warm up: {command[:60]}"):
-                        await _warm(guest, command)
+                        await run(guest, command)
                 await guest.freeze(drop_page_cache=False)  # clones start with the template's warm one
             finally:
                 await guest.close()
@@ -306,13 +303,6 @@ def variant(size: str, *, nic: bool) -> str:
 
 def _hardware(size: Size, *, nic: bool) -> Hardware:
     return Hardware(size.vcpus, size.memory_mib, nic)
-
-
-async def _warm(guest: GuestClient, command: str) -> None:
-    request = ExecRequest(exec_id=new_exec_id(), command=command, timeout_s=_WARM_TIMEOUT_S)
-    async for event in guest.exec(request):
-        if isinstance(event, ExecExited) and event.exit_code != 0:
-            raise PreparationFailed(f"`{command}` ended with {event.exit_code}")
 
 
 def _give(path: Path, uid: int) -> None:

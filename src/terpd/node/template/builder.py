@@ -20,7 +20,7 @@ from terpd.node.template.command import BuildFailed
 from terpd.node.template.kernel import Kernel, ensure_kernel
 from terpd.node.template.layer import Layer, Layers, environment, folder
 from terpd.node.template.progress import Progress, megabytes, step
-from terpd.node.template.recipe import Recipe, bases, disk_bytes, load_chain, merged_warm
+from terpd.node.template.recipe import Recipe, bases, disk_bytes, load_chain, merged_services, merged_warm
 
 
 def build(
@@ -89,6 +89,8 @@ def _inputs(chain: Sequence[Recipe], layer: str) -> str:
             "warm": merged_warm(chain),
             "env": environment(chain),
             "description": chain[-1].description,
+            # Nothing is said of services where there are none: so were images named before there were any.
+            **({"services": services} if (services := merged_services(chain)) else {}),
         }
     )
 
@@ -111,6 +113,7 @@ def _make_image(chain: Sequence[Recipe], layer: Layer, *, home: Path, kernel: Ke
             root=parent / digest / "root.ext4",
             kernel=kernel,
             warm=merged_warm(chain),
+            services=merged_services(chain),
             env=environment(chain),
             package_hosts=tuple(clients.package_hosts(layer.tree)),
             size_bytes=artifact.allocated_bytes(root),

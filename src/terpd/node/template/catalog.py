@@ -25,8 +25,9 @@ class Image:
     A template's root file system, ready to boot.
 
     `digest` names the contents of `root`, a read-only ext4 image of `disk_bytes` of which `size_bytes` are on disk.
-    `kernel` is the one whose modules it holds. `warm` are shell commands to run once before a snapshot.
-    `package_hosts` are what its own package clients fetch from. `inputs` names what it was made of.
+    `kernel` is the one whose modules it holds. `warm` are shell commands to run once before a snapshot, `services` by
+    name those of programs that run in it. `package_hosts` are what its own package clients fetch from. `inputs` names
+    what it was made of.
     """
 
     template: str
@@ -41,6 +42,7 @@ class Image:
     size_bytes: int
     disk_bytes: int
     built_at: dt.datetime
+    services: Mapping[str, str] = field(default_factory=dict)
 
 
 class Catalog:
@@ -119,6 +121,7 @@ def record_of(image: Image) -> dict[str, Any]:
         "kernel": image.kernel.digest,
         "kernel_version": image.kernel.version,
         "warm": list(image.warm),
+        "services": dict(image.services),
         "env": dict(image.env),
         "package_hosts": list(image.package_hosts),
         "size_bytes": image.size_bytes,
@@ -136,6 +139,7 @@ def _image(record: Mapping[str, Any], root: Path, kernel: Kernel) -> Image:
         root=root,
         kernel=kernel,
         warm=tuple(record["warm"]),
+        services=record.get("services", {}),
         env=record["env"],
         package_hosts=tuple(record["package_hosts"]),
         size_bytes=record["size_bytes"],

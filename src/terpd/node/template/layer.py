@@ -91,6 +91,8 @@ class Layers:
             "node": recipe.node,
             "requirements": recipe.requirements,
         }
+        if recipe.modules:
+            made_of["modules"] = dict(recipe.modules)
         if recipe.suite is not None:
             made_of["suite"] = recipe.suite
             made_of["apt"] = [*recipe.apt, *rootfs.PACKAGES, *rootfs.DPKG_OPTIONS]
@@ -126,6 +128,9 @@ class Layers:
         if recipe.requirements is not None and series is not None:
             with step(self._progress, f"{recipe.name}: install Python packages"):
                 packages.install(tree, recipe.requirements, series)
+        if recipe.modules and series is not None:
+            with step(self._progress, f"{recipe.name}: install modules"):
+                packages.install_modules(tree, recipe.modules, series)
         for command in recipe.run:
             with step(self._progress, f"{recipe.name}: run {command[:60]}"):
                 run_in(tree, ["sh", "-c", command], timeout_s=_RUN_TIMEOUT_S)

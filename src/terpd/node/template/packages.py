@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from terpd.node.template import cpython
@@ -23,6 +24,15 @@ def install(tree: Path, requirements: str, series: str) -> None:
     interpreter = cpython.ensure_interpreter(series)
     fetch(requirements, interpreter.executable, "--prefix", tree / "usr/local")
     fix_scripts(tree / "usr/local/bin", interpreter)
+    cpython.byte_compile(tree, series)
+
+
+def install_modules(tree: Path, modules: Mapping[str, str], series: str) -> None:
+    """Put Python packages of our own, given as contents by path, beside those that were installed."""
+    for name, content in modules.items():
+        path = tree / f"usr/local/lib/python{series}/site-packages" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
     cpython.byte_compile(tree, series)
 
 

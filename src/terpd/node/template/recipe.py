@@ -8,12 +8,15 @@ Recipes: what a template is made of, as TOML.
     python = "3.12"                 a CPython for /usr/local
     node = "node.txt"               Node and npm for /usr/local, from the wheel that this hash-locked file names
     requirements = "packages.txt"   Python packages, hash-locked, for the CPython that the recipe or a base of it brings
+    modules = ["terp_kernels"]      folders beside the recipe: Python packages of our own, for that CPython
     npm = ["typescript@5.6.3"]      global npm packages, each with its exact version
     run = ["useradd me"]            shell commands that finish the root file system, run in it without a network
     warm = ["python3 -c pass"]      shell commands that a booted machine runs once before its snapshot is taken
     disk_gib = 10                   virtual size of the root disk
     [env]
     LANG = "C.UTF-8"
+    [services]                      programs that run in the booted machine when its snapshot is taken, before `warm`:
+    kernels = "python3 -m …"        each is ready when it listens on /run/terp/NAME.sock
 
 Parsing touches no disk but the recipe's folder, and knows all rules, so that a build never fails on its input midway.
 """
@@ -38,8 +41,11 @@ _APT = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _NPM = re.compile(r"(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*@\d+\.\d+\.\d+[A-Za-z0-9.+-]*")
 _COMMAND = re.compile(r"[^\0\n]+")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MODULE = re.compile(r"[a-z_][a-z0-9_]*")
+_SERVICE = re.compile(r"[a-z0-9-]{1,64}")
+_SOURCES = frozenset({".py", ".js"})
 _FIELDS = frozenset(
-    "name description base suite oci apt python node requirements npm run warm disk_gib env".split()  # noqa: SIM905
+    "name description base suite oci apt python node requirements modules npm run warm disk_gib env services".split()  # noqa: SIM905
 )
 
 
@@ -48,7 +54,8 @@ class Recipe:
     """
     One recipe as written. Of `base`, `suite` and `oci` exactly one is set.
 
-    `requirements` and `node` are the *contents* of the files the recipe names: they are what decides the result.
+    `requirements` and `node` are the *contents* of the files the recipe names: they are what decides the result. So
+    are `modules`: the content of each file by its path, "package/module.py".
     """
 
     name: str
@@ -60,11 +67,13 @@ class Recipe:
     python: str | None = None
     node: str | None = None
     requirements: str | None = None
+    modules: Mapping[str, str] = field(default_factory=dict)
     npm: Sequence[str] = ()
     run: Sequence[str] = ()
     warm: Sequence[str] = ()
     disk_gib: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    services: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_chain(recipes: Path, name: str) -> tuple[Recipe, ...]:
@@ -94,6 +103,8 @@ def _check_chain(chain: Sequence[Recipe]) -> None:
         node = node or recipe.node is not None
         if recipe.requirements is not None and not python:
             raise InvalidRequest(f"Recipe {recipe.name} has requirements, but neither it nor a base of it has a python")
+        if recipe.modules and not python:
+            raise InvalidRequest(f"Recipe {recipe.name} has modules, but neither it nor a base of it has a python")
         if recipe.npm and not node:
             raise InvalidRequest(f"Recipe {recipe.name} has npm packages, but neither it nor a base of it has a node")
 
@@ -158,11 +169,13 @@ def parse(table: Mapping[str, Any], *, files: Path, source: str) -> Recipe:
         python=python,
         node=read.locked(files, "node"),
         requirements=read.locked(files, "requirements"),
+        modules=read.sources(files, "modules"),
         npm=read.texts("npm", _NPM),
         run=read.texts("run", _COMMAND),
         warm=read.texts("warm", _COMMAND),
         disk_gib=read.number("disk_gib", 1, MAX_DISK_GIB),
         env=read.environment("env"),
+        services=read.services("services"),
     )
 
 
@@ -173,6 +186,11 @@ def merged_env(chain: Sequence[Recipe]) -> dict[str, str]:
 
 def merged_warm(chain: Sequence[Recipe]) -> tuple[str, ...]:
     return tuple(command for recipe in chain for command in recipe.warm)
+
+
+def merged_services(chain: Sequence[Recipe]) -> dict[str, str]:
+    """The commands of a chain's services by name: a recipe's own win over those of its bases."""
+    return {name: command for recipe in chain for name, command in recipe.services.items()}
 
 
 def disk_bytes(chain: Sequence[Recipe]) -> int:
@@ -227,6 +245,26 @@ class _Reader:
             if not _ENV_NAME.fullmatch(key) or not isinstance(value, str) or "\n" in value or "\0" in value:
                 raise InvalidRequest(f"{self._source}: {name}.{key} must be a variable name and a line of text")
         return dict(values)
+
+    def services(self, name: str) -> dict[str, str]:
+        values = self._table.get(name, {})
+        if not isinstance(values, dict):
+            raise InvalidRequest(f"{self._source}: {name} must be a table: {values!r}")
+        for key, value in values.items():
+            if not _SERVICE.fullmatch(key) or not isinstance(value, str) or not _COMMAND.fullmatch(value):
+                raise InvalidRequest(f"{self._source}: {name}.{key} must be a name of a-z, 0-9 and - and a command")
+        return dict(values)
+
+    def sources(self, files: Path, name: str) -> dict[str, str]:
+        """The files of the packages that the field names, by their paths."""
+        found: dict[str, str] = {}
+        for package in self.texts(name, _MODULE):
+            if not (files / package / "__init__.py").is_file():
+                raise InvalidRequest(f"{self._source}: each of {name} must be a Python package beside it: {package!r}")
+            for path in sorted((files / package).iterdir()):
+                if path.suffix in _SOURCES:
+                    found[f"{package}/{path.name}"] = path.read_text()
+        return found
 
     def locked(self, files: Path, name: str) -> str | None:
         """The contents of a hash-locked requirements file that the field names."""

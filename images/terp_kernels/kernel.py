@@ -1,0 +1,236 @@
+"""One kernel: its process, the channels to it, and how it ends. Sockets are files in a folder that only root reads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+
+READY_S = 120.0  # from launch to the first answer; some seconds under emulation
+_ASK_AGAIN_S = 1.0
+_IDLE_S = 5.0  # from the reply to the last output, which comes by another socket and may be lost in a flood
+
+_LAUNCH = {
+    "python": [
+        *("ipykernel_launcher", "-f", "{connection_file}", "--ext=terp_kernels.inside"),
+        "--HistoryManager.enabled=False",  # it would keep every cell in a database on the disk
+        "--InteractiveShell.colors=nocolor",
+    ],
+    "javascript": ["terp_kernels.javascript", "-f", "{connection_file}"],
+    "bash": ["terp_kernels.bash", "-f", "{connection_file}"],
+}
+LANGUAGES = tuple(_LAUNCH)
+
+
+class Dead(Exception):
+    """The kernel's process has ended."""
+
+
+class NotStarted(Exception):
+    """The kernel did not come up; the text says why."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: str
+    execution_count: int | None
+
+
+@dataclass
+class _Execution:
+    take: Callable[[str, Mapping[str, Any]], None]
+    replied: asyncio.Future[Mapping[str, Any]]
+    idle: asyncio.Future[None]
+
+
+class Kernel:
+    """
+    Args:
+        name: Names its sockets; unique.
+        directory: Where they are.
+        env: Its whole environment.
+
+    Attributes:
+        died: Done once its process has ended.
+    """
+
+    def __init__(self, name: str, language: str, cwd: str, env: Mapping[str, str], directory: Path) -> None:
+        # matplotlib shows figures as results, whatever the template says of programs outside of kernels.
+        self.env = {**env, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        self.language = language
+        self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._cwd = cwd
+        self._executions: dict[str, _Execution] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._manager = AsyncKernelManager(
+            transport="ipc", ip=str(directory / name), connection_file=str(directory / f"{name}.json")
+        )
+        self._manager._kernel_spec = KernelSpec(  # noqa: SLF001 - else it would be looked for in folders
+            argv=[sys.executable, "-m", *_LAUNCH[language]], display_name=language, language=language
+        )
+        self._client: Any = None
+
+    async def start(self) -> None:
+        """Raises NotStarted; nothing is left then."""
+        silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._manager.start_kernel(cwd=self._cwd, env=self.env, **silent)
+                self._watch(self._manager.provisioner.pid)
+                self._client = self._manager.client()
+                self._client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=False)
+                self._tasks = [asyncio.create_task(self._read_iopub()), asyncio.create_task(self._read_shell())]
+                while not await self._answers():
+                    pass
+        except (OSError, TimeoutError, Dead, RuntimeError) as error:
+            await self.kill()
+            why = f"not within {READY_S:.0f} s" if isinstance(error, TimeoutError) else str(error)
+            raise NotStarted(f"The {self.language} kernel did not start: {why}") from error
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def execute(self, code: str, take: Callable[[str, Mapping[str, Any]], None]) -> Reply:
+        """Run code; *take* is given each message that shows something. Raises Dead."""
+        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": False}
+        return await self._ask("execute_request", {**content, "user_expressions": {}}, take)
+
+    async def execute_silently(self, code: str) -> Reply:
+        """Run code that leaves no trace in the counter and the history. Raises Dead."""
+        content = {"code": code, "silent": True, "store_history": False, "allow_stdin": False, "stop_on_error": False}
+        return await self._ask("execute_request", {**content, "user_expressions": {}}, _ignore)
+
+    async def set_environment(self, env: Mapping[str, str]) -> None:
+        """Give it *env* from now on, but what it chose for itself. Raises Dead."""
+        wanted = {**env, "MPLBACKEND": self.env["MPLBACKEND"]}
+        changed = {name: value for name, value in wanted.items() if self.env.get(name) != value}
+        gone = [name for name in self.env if name not in wanted]
+        if changed or gone:
+            await self.execute_silently(_environment_code(self.language, changed, gone))
+            self.env = wanted
+
+    def interrupt(self) -> None:
+        """SIGINT to its processes."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._manager.provisioner.pgid, 2)
+
+    async def kill(self) -> None:
+        """SIGKILL. Nothing of it is left."""
+        for task in self._tasks:
+            task.cancel()
+        if self._manager.has_kernel:
+            with contextlib.suppress(Exception):  # it may be gone already, in any state
+                await self._manager.shutdown_kernel(now=True)
+        if self._client is not None:
+            self._client.stop_channels()
+            self._client = None
+        self._manager.cleanup_connection_file()
+        if not self.died.done():
+            self.died.set_result(None)
+
+    def _watch(self, pid: int) -> None:
+        """Learn at once of its end. And let it be what is ended first when memory runs out."""
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/oom_score_adj").write_text("0")
+        loop = asyncio.get_running_loop()
+        descriptor = os.pidfd_open(pid)
+
+        def ended() -> None:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+            if not self.died.done():
+                self.died.set_result(None)
+
+        loop.add_reader(descriptor, ended)
+
+    async def _answers(self) -> bool:
+        """Whether both channels are connected: output that is sent before would be lost."""
+        try:
+            async with asyncio.timeout(_ASK_AGAIN_S):
+                await self._ask("kernel_info_request", {}, _ignore, strict=True)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _ask(
+        self,
+        kind: str,
+        content: Mapping[str, Any],
+        take: Callable[[str, Mapping[str, Any]], None],
+        *,
+        strict: bool = False,
+    ) -> Reply:
+        if self.died.done() or self._client is None:
+            raise Dead(f"the {self.language} kernel has ended")
+        loop = asyncio.get_running_loop()
+        message = self._client.session.msg(kind, content)
+        execution = _Execution(take, loop.create_future(), loop.create_future())
+        self._executions[message["header"]["msg_id"]] = execution
+        try:
+            self._client.shell_channel.send(message)
+            await asyncio.wait({execution.replied, self.died}, return_when=asyncio.FIRST_COMPLETED)
+            if not execution.replied.done():
+                await asyncio.wait({execution.idle}, timeout=0.2)  # what it said last may be on its way
+                raise Dead(f"the {self.language} kernel has ended")
+            await asyncio.wait(
+                {execution.idle, self.died}, timeout=None if strict else _IDLE_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            reply = execution.replied.result()
+            count = reply.get("execution_count")
+            return Reply(str(reply.get("status")), count if isinstance(count, int) else None)
+        finally:
+            del self._executions[message["header"]["msg_id"]]
+
+    async def _read_iopub(self) -> None:
+        channel = self._client.iopub_channel
+        while True:
+            try:
+                message = await channel.get_msg(timeout=None)
+            except ValueError:  # not signed by the kernel, or cut
+                continue
+            execution = self._executions.get(message["parent_header"].get("msg_id", ""))
+            if execution is None:
+                continue
+            kind, content = message["header"]["msg_type"], message["content"]
+            if kind == "status":
+                if content.get("execution_state") == "idle" and not execution.idle.done():
+                    execution.idle.set_result(None)
+            else:
+                execution.take(kind, content)
+
+    async def _read_shell(self) -> None:
+        channel = self._client.shell_channel
+        while True:
+            try:
+                message = await channel.get_msg(timeout=None)
+            except ValueError:
+                continue
+            execution = self._executions.get(message["parent_header"].get("msg_id", ""))
+            if execution is not None and not execution.replied.done():
+                execution.replied.set_result(message["content"])
+
+
+def _environment_code(language: str, changed: Mapping[str, str], gone: list[str]) -> str:
+    if language == "python":
+        put = f"__import__('os').environ.update({changed!r})"
+        return f"{put}, [__import__('os').environ.pop(name, None) for name in {gone!r}]"
+    if language == "javascript":
+        unset = "".join(f"delete process.env[{json.dumps(name)}];" for name in gone)
+        return f"{{Object.assign(process.env, {json.dumps(changed)});{unset}}}"
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in changed.items()]
+    return "\n".join([*lines, *(f"unset {name}" for name in gone)])
+
+
+def _ignore(_kind: str, _content: Mapping[str, Any]) -> None:
+    pass
