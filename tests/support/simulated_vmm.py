@@ -31,7 +31,10 @@ class SimulatedGuest:
     Faults to set: `mute` answers nothing any more, `hang_up` ends the next session at the next call; `faults` are
     raised by the methods of `SimulatedVm` so named, `gates` hold them back while they are not set.
 
-    `layers` are of its own disk, lowest first; `acts` are the names of the methods called, in their order.
+    `ephemeral` are the variables that were set in it; `secrets_in_use`: a command runs that was given secrets.
+
+    `layers` are of its own disk, lowest first; `volume` is behind its slot, and `mounted` that many bytes of it. `acts`
+    are the names of the methods called, in their order.
     """
 
     name: str
@@ -39,6 +42,8 @@ class SimulatedGuest:
     state: str = "frozen"
     hostname: str = ""
     env: dict[str, str] = field(default_factory=dict)
+    ephemeral: dict[str, str] = field(default_factory=dict)
+    secrets_in_use: bool = False
     trust: bytes = b""
     entropy: list[bytes] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
@@ -46,6 +51,8 @@ class SimulatedGuest:
     hang_up: bool = False
     mute: bool = False
     layers: list[Layer] = field(default_factory=list)
+    volume: Layer | None = None
+    mounted: int | None = None
     acts: list[str] = field(default_factory=list)
     faults: dict[str, Exception] = field(default_factory=dict)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -69,7 +76,7 @@ class SimulatedGuest:
             setattr(self, name, value)
 
     def memories(self) -> bytes:
-        remembered = ("state", "hostname", "env", "commands")
+        remembered = ("state", "hostname", "env", "ephemeral", "commands")
         kept = {name: getattr(self, name) for name in remembered}
         return json.dumps({**kept, "trust": self.trust.decode()}).encode()
 
@@ -102,11 +109,26 @@ class SimulatedGuest:
                 self.state = "awake"
                 self.hostname = request.wake.hostname or self.hostname
                 self.env = {**(self.env if request.wake.keep_env else {}), **request.wake.env}
+                self.ephemeral = {
+                    **(self.ephemeral if request.wake.keep_env else {}),
+                    **request.wake.ephemeral_env,
+                }
                 if request.wake.trust or request.wake.forked or not request.wake.keep_env:
                     self.trust = request.wake.trust
                 self.entropy.append(request.wake.entropy)
                 host.reply(stream, wake=wire.WakeReply())
+            case "volume_attach":
+                assert self.volume is not None
+                self.mounted = request.volume_attach.size_bytes
+            case "volume_detach":
+                self.mounted = None
             case "freeze":
+                if request.freeze.withhold_secrets:
+                    if self.secrets_in_use:
+                        host.end(stream, code=wire.Status.BUSY)
+                        return
+                    host.reply(stream, freeze=wire.FreezeReply(ephemeral_env=self.ephemeral))
+                    self.ephemeral = {}
                 self.state = "frozen"
             case "exec_start":
                 self.commands.append(request.exec_start.command)
@@ -153,6 +175,12 @@ class SimulatedVm:
         assert layer.path.is_file()
         self._guest.layers.append(layer)
 
+    async def insert_volume(self, volume: Layer) -> None:
+        await self._guest.act("insert_volume")
+        assert volume.path.is_file()
+        assert self._guest.volume is None
+        self._guest.volume = volume
+
     async def run(self) -> None:
         await self._guest.act("run")
         self._guest.running.set()
@@ -192,8 +220,11 @@ class SimulatedVmm:
         self._serving: set[asyncio.Task[None]] = set()
         self._children: list[subprocess.Popen[bytes]] = []
 
-    def identity(self, *, nic: bool) -> Mapping[str, str]:
-        return {**self.build, "machine": "with a nic" if nic else "without"}
+    def identity(self, *, nic: bool, slot: bool = True) -> Mapping[str, str]:
+        return {
+            **self.build,
+            "machine": f"{'with a nic' if nic else 'without'}, {'with a slot' if slot else 'without'}",
+        }
 
     async def boot(self, spec: BootSpec) -> SimulatedVm:
         assert spec.hardware.nic == (spec.tap is not None)
@@ -214,6 +245,7 @@ class SimulatedVmm:
         vm = await self._start(spec.placement, "frozen", None, spec.tap)
         guest = self.guests[spec.placement.name]
         guest.layers = list(spec.layers)
+        guest.volume = spec.volume
         if isinstance(spec.devices, bytes):
             guest.remember(spec.devices)
         if spec.inject is not None:

@@ -37,6 +37,7 @@ from terpd.node.template import artifact
 from terpd.node.template.catalog import Catalog, Image, record_of
 from terpd.node.template.kernel import Kernel
 from terpd.node.vmm.base import Hardware
+from terpd.node.volumes.volumes import Volumes
 
 SIZES = {"small": Size("small", 1, 128), "large": Size("large", 2, 512)}
 SMALL = PoolKey("debian-12", "small")
@@ -139,6 +140,7 @@ class Supervised:
         self.pool = Pool(self.targets)
         self.gateway.served.clear()  # a gateway ends with its daemon
         self.networks = networks(self.namespaces, self.gateway)
+        self.volumes = Volumes(self.home / "volumes", self.sealer, self.artifacts)
         supervisor = Supervisor(
             Facilities(
                 vmm=self.vmm,
@@ -147,6 +149,7 @@ class Supervised:
                 sealer=self.sealer,
                 artifacts=self.artifacts,
                 networks=self.networks,
+                volumes=self.volumes,
                 owner="test",
             ),
             self.catalog,
@@ -181,7 +184,15 @@ class Supervised:
     def node(self, supervisor: Supervisor) -> Host:
         """The supervisor's machines behind the node port."""
         return Host(
-            "test", supervisor, self.catalog, self.snapshots, self.admission, SIZES, self.artifacts, self.networks
+            "test",
+            supervisor,
+            self.catalog,
+            self.snapshots,
+            self.admission,
+            SIZES,
+            self.artifacts,
+            self.networks,
+            self.volumes,
         )
 
     def stored(self) -> set[str]:

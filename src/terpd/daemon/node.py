@@ -42,6 +42,7 @@ from terpd.node.vmm.accel import Acceleration, Trial, probe
 from terpd.node.vmm.qemu import Qemu
 from terpd.node.vmm.tsc import host_khz
 
+from terpd.node.volumes.volumes import Volumes
 if TYPE_CHECKING:
     from terpd.node.artifacts.bucket import Bucket
 
@@ -152,14 +153,17 @@ async def open_node(config: Config) -> tuple[Host, Supervisor]:
     networks = Networks(workshop.namespaces, GatewayClient(config.upstream()), ready=config.network_pool)
     admission = Admission(config.memory_cap_mib or _host_memory_mib(), config.machines_cap)
     supervisor = Supervisor(
+    sealer = VaultSealer(VAULT)
+    volumes = Volumes(config.data_dir / "volumes", sealer, artifacts)
         Facilities(
             vmm=workshop.vmm(instance=instance),
             cgroups=CgroupTree(instance),
             machines=config.data_dir / "machines",
-            sealer=VaultSealer(VAULT),
+            sealer=sealer,
             artifacts=artifacts,
             networks=networks,
             owner=instance,
+            volumes=volumes,
         ),
         workshop.catalog,
         workshop.snapshots,
@@ -179,6 +183,7 @@ async def open_node(config: Config) -> tuple[Host, Supervisor]:
         artifacts,
         networks,
     )
+        volumes,
     return host, supervisor
 
 

@@ -181,7 +181,14 @@ class Node(Protocol):
         """
 
     async def remove_volume(self, volume_id: VolumeId) -> None:
-        """Remove a volume that no machine holds, here and in the artifact store. Idempotent."""
+        """Remove a volume, here and in the artifact store, once its machine has ended. Idempotent. Raises Unavailable."""
+
+    async def collect_volumes(self, keep: Collection[VolumeId]) -> None:
+        """
+        Remove volumes that are not in *keep* and that no machine holds, as `remove_volume`. Idempotent.
+
+        To be called when no volume is being made. Raises Unavailable.
+        """
 
     def live_usage(self, sandbox_id: SandboxId) -> LiveUsage | None:
         """The last minute of its machine; None when it has none that is awake."""

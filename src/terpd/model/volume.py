@@ -53,8 +53,13 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class VolumeRef:
-    """A volume for a machine, and the data key of its disk: kept in memory only."""
+    """
+    A volume for a machine, and the data key of its disk: kept in memory only.
+
+    `new`: no machine ran with it yet, so its disk may have to be made.
+    """
 
     id: VolumeId
     size_mib: int
     key: bytes = field(repr=False)
+    new: bool = False

@@ -12,6 +12,7 @@ from terpd.node.jail.cgroup import MONITOR_THREADS, OVERHEAD_BYTES, Cgroup, Cgro
 from terpd.node.network.networks import Networks
 from terpd.node.snapshot.sealer import Sealer
 from terpd.node.vmm.base import Vmm
+from terpd.node.volumes.volumes import Volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Facilities:
     sealer: Sealer
     artifacts: ArtifactStore
     networks: Networks
+    volumes: Volumes
     owner: str
 
     def directory(self, machine_id: str) -> Path:

@@ -10,12 +10,13 @@ from dataclasses import replace
 
 from terpd.model.errors import GuestFault, StateConflict, Unavailable
 from terpd.model.guest import CommandInfo, ExecEvent, ExecRequest, FileInfo, GuestStats, LogPage, PtySize
-from terpd.model.ids import ExecId, SandboxId, StateId
+from terpd.model.ids import ExecId, SandboxId, StateId, VolumeId
 from terpd.model.network import EgressRecord, NetworkSpec
 from terpd.model.ports import MachinePhase, MachineSpec, NodeCapacity, StateRef
 from terpd.model.sandbox import Size
 from terpd.model.snapshot import SavedState
 from terpd.model.template import TemplateInfo
+from terpd.model.volume import VolumeRef
 from terpd.node import follow
 from terpd.node.admission import Admission
 from terpd.node.artifacts.base import ArtifactStore
@@ -26,6 +27,7 @@ from terpd.node.snapshot.template import TemplateSnapshots
 from terpd.node.supervisor import Supervisor
 from terpd.node.template.catalog import Catalog
 
+from terpd.node.volumes.volumes import Volumes
 
 class Host:
     """This host as a `terpd.model.ports.Node`."""
@@ -41,6 +43,7 @@ class Host:
         artifacts: ArtifactStore,
         networks: Networks,
     ) -> None:
+        volumes: Volumes,
         self.node_id = node_id
         self._supervisor = supervisor
         self._catalog = catalog
@@ -50,6 +53,7 @@ class Host:
         self._artifacts = artifacts
         self._networks = networks
 
+        self._volumes = volumes
     async def start_machine(self, spec: MachineSpec) -> None:
         if spec.network is not None:
             spec = replace(spec, network=await self._with_package_hosts(spec.network, spec.template))
@@ -86,6 +90,15 @@ class Host:
         return await nic.dial(port)
 
     async def has_state(self, state_id: StateId) -> bool:
+    async def checkpoint_volume(self, volume: VolumeRef) -> None:
+        await self._volumes.checkpoint(volume)
+
+    async def remove_volume(self, volume_id: VolumeId) -> None:
+        await self._volumes.remove(volume_id)
+
+    async def collect_volumes(self, keep: Collection[VolumeId]) -> None:
+        await self._volumes.collect(keep)
+
         return await self._supervisor.has_state(state_id)
 
     async def collect(self, keep: Collection[StateId]) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 import structlog
 
 from terpd.model.errors import GuestFault, StateConflict, StorageFull, TerpError, Unavailable
-from terpd.model.ids import SandboxId, new_layer_id
+from terpd.model.ids import SandboxId, VolumeId, new_layer_id
 from terpd.model.network import NetworkSpec
 from terpd.node.facilities import Facilities
 from terpd.node.finished import finished
@@ -62,6 +62,7 @@ class Start:
 
     Attributes:
         layers: The state's, lowest first.
+        volume: The disk of the volume that the state had at /persist.
         inject: Brings the state's memory into the monitor.
     """
 
@@ -69,6 +70,7 @@ class Start:
     devices: Path | bytes
     layers: Sequence[Layer] = ()
     inject: Callable[[Process], Awaitable[None]] | None = None
+    volume: Layer | None = None
 
 
 class Machine:
@@ -175,6 +177,7 @@ class Machine:
                     devices=start.devices,
                     layers=[*start.layers, top],
                     disk_backing=template.disk_backing,
+                    volume=start.volume,
                     tap=record.tap,
                     inject=start.inject,
                 )
@@ -260,6 +263,31 @@ class Machine:
         assert self._nic is not None
         return await self._nic.admit(sandbox_id, network)
 
+    async def attach_volume(self, disk: Layer, size_mib: int) -> None:
+        """
+        Bring a volume, which the record names, to /persist of a guest that is awake and has run no program yet.
+
+        Raises:
+            GuestFault: It was not mounted; the machine must not be handed out.
+        """
+        try:
+            await self.vm.insert_volume(disk)
+            await self.guest.attach_volume(size_mib << 20)
+        except (VmmFailed, OSError, TerpError) as error:
+            detail = f"The volume could not be mounted: {error.detail}" if isinstance(error, TerpError) else None
+            raise GuestFault(
+                detail or "The machine did not take the volume; try again", context={"cause": str(error)}
+            ) from error
+
+    async def detach_volume(self, *, timeout_s: float) -> None:
+        """Before the end: let a guest that answers write its volume out. What fails is left to the journal there."""
+        if self.record.volume is None or self.held or not self.link.answers:
+            return
+        try:
+            await self.guest.detach_volume(timeout_s=timeout_s)
+        except TerpError as error:
+            log.warning("volume not unmounted", machine=self.id, volume=self.record.volume, why=error.detail)
+
     async def nic(self) -> Nic:
         """
         Its network device; that of a machine which was adopted is found again when first asked for, and all that the
@@ -282,14 +310,14 @@ class Machine:
                 await nic.block(sandbox_id)
             return self._nic
 
-    async def claim(self, sandbox_id: SandboxId, key: bytes) -> None:
+    async def claim(self, sandbox_id: SandboxId, key: bytes, volume: VolumeId | None) -> None:
         """
-        Give the machine to a sandbox: one rename decides whose it is, also after a crash.
+        Give the machine to a sandbox, which will have *volume*: one rename decides whose it is, also after a crash.
 
         Raises:
             StorageFull, Unavailable: It could not be recorded: it is nobody's.
         """
-        await self.update(self.record.claimed_by(sandbox_id).with_secrets(self.secrets, key))
+        await self.update(self.record.claimed_by(sandbox_id, volume).with_secrets(self.secrets, key))
         self.secrets = {}
 
     async def update(self, record: MachineRecord) -> None:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from terpd.model.ids import SandboxId, StateId
+from terpd.model.ids import SandboxId, StateId, VolumeId
 from terpd.node.artifacts.base import ArtifactInfo
 from terpd.node.jail.process import Process
 from terpd.sealing.box import SealBroken, seal, unseal
@@ -53,6 +53,7 @@ class MachineRecord:
         sealed: Secrets of the layers by id, sealed under the sandbox's data key; may name layers that it no more has.
         awake: Its guest confirmed that it was woken for this sandbox.
         tap: If it has a network device: the monitor's descriptor of its TAP, by which a later daemon finds its network.
+        volume: Behind its slot, or about to be.
         capturing: The state that it was being captured into. Written before the guest is frozen, None when it runs.
     """
 
@@ -70,6 +71,7 @@ class MachineRecord:
     awake: bool = False
     capturing: StateId | None = None
     tap: int | None = None
+    volume: VolumeId | None = None
 
     @property
     def process(self) -> Process | None:
@@ -80,8 +82,8 @@ class MachineRecord:
     def with_process(self, process: Process) -> MachineRecord:
         return replace(self, pid=process.pid, started=process.started)
 
-    def claimed_by(self, sandbox_id: SandboxId) -> MachineRecord:
-        return replace(self, sandbox_id=sandbox_id, awake=False)
+    def claimed_by(self, sandbox_id: SandboxId, volume: VolumeId | None) -> MachineRecord:
+        return replace(self, sandbox_id=sandbox_id, awake=False, volume=volume)
 
     def with_secrets(self, secrets: Mapping[str, bytes], key: bytes) -> MachineRecord:
         """Seal *secrets*, by layer, under the data key of the record's sandbox."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from terpd.model.errors import StateMismatch, TemplateNotFound, Unavailable
-from terpd.model.ids import SandboxId, StateId, new_machine_id
+from terpd.model.ids import SandboxId, StateId, VolumeId, new_machine_id
 from terpd.model.ports import MachineSpec, StateRef
 from terpd.model.sandbox import Size
 from terpd.node.admission import Admission
@@ -24,14 +24,20 @@ from terpd.node.snapshot.template import TemplateSnapshot, TemplateSnapshots
 from terpd.node.snapshot.warm_up import PreparationFailed
 from terpd.node.template.catalog import Catalog
 from terpd.node.template.progress import Quiet
+from terpd.node.vmm.base import Layer
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The sandbox that a machine is started for, and its data key."""
+    """The sandbox that a machine is started for, its data key, and the volume that it will have."""
 
     sandbox_id: SandboxId
     key: bytes = field(repr=False)
+    volume: VolumeId | None = None
+
+
+def owner_of(spec: MachineSpec) -> Owner:
+    return Owner(spec.sandbox_id, spec.key, None if spec.volume is None else spec.volume.id)
 
 
 class Starter:
@@ -92,8 +98,8 @@ class Starter:
         start = Start(template, template.devices)
         return await self._launch(start, size, owner, disk=(), secrets={})
 
-    async def saved(self, spec: MachineSpec, ref: StateRef) -> Machine:
-        """Start one that goes on from a saved state."""
+    async def saved(self, spec: MachineSpec, ref: StateRef, volume: Layer | None) -> Machine:
+        """Start one that goes on from a saved state, with the disk of the volume that it had."""
         with self._in_use(ref.id):
             opened = await open_state(self._facilities.artifacts, self._snapshots, ref)
             if opened.template.hardware.memory_mib != spec.size.memory_mib:
@@ -104,9 +110,9 @@ class Starter:
             if spec.network is not None and not opened.template.hardware.nic:
                 raise StateMismatch(f"The saved state {ref.id} is of a sandbox without network device")
             return await self._launch(
-                Start(opened.template, opened.devices, opened.layers, self._inject(opened)),
+                Start(opened.template, opened.devices, opened.layers, self._inject(opened), volume),
                 spec.size,
-                Owner(spec.sandbox_id, spec.key),
+                owner_of(spec),
                 disk=opened.disk,
                 secrets=opened.secrets,
             )
@@ -140,6 +146,7 @@ class Starter:
             size.memory_mib,
             uid,
             layers=disk,
+            volume=None if owner is None else owner.volume,
         )
         try:
             async with self._pins.holding(start.template), self._at_once:

@@ -34,12 +34,13 @@ from terpd.node.snapshot.collect import Collector, InUse
 from terpd.node.snapshot.flatten import Flattener
 from terpd.node.snapshot.pins import Pins
 from terpd.node.snapshot.template import TemplateSnapshots
-from terpd.node.starter import Owner, Starter
+from terpd.node.starter import Starter, owner_of
 from terpd.node.template.catalog import Catalog
-from terpd.node.vmm.base import VmmFailed
+from terpd.node.vmm.base import Layer, VmmFailed
 
 log = structlog.get_logger()
 
+_DETACH_TIMEOUT_S = 5.0  # for a guest to write its volume out before its machine ends
 _REAP_TIMEOUT_S = 10.0  # for a process to die of SIGKILL; one that hangs in the kernel must not keep the daemon down
 
 
@@ -87,6 +88,7 @@ class Supervisor:
         """Adopt what runs, reap what has no owner, then start filling the pools."""
         self._facilities.machines.mkdir(parents=True, exist_ok=True, mode=0o711)
         self._facilities.networks.open()
+        await self._facilities.volumes.open()
         await self._facilities.vmm.sweep()
         await self._reap_unrecorded()
         directories = [each for each in self._facilities.machines.iterdir() if each.is_dir()]
@@ -108,6 +110,7 @@ class Supervisor:
         machines = list(self._machines.values())
         ending = [machine for machine in machines if stop_machines or machine.record.sandbox_id is None]
         staying = [machine for machine in machines if machine not in ending]
+        await asyncio.gather(*(machine.detach_volume(timeout_s=_DETACH_TIMEOUT_S) for machine in ending))
         stopped = await asyncio.gather(*(machine.stop() for machine in ending), return_exceptions=True)
         for machine, result in zip(ending, stopped, strict=True):
             if isinstance(result, BaseException):
@@ -144,6 +147,7 @@ class Supervisor:
         if machine := self._sandboxes.get(sandbox_id):
             machine.stopping = True  # so that nobody lets it run on whose capture ends here
             await self._captures.cancel(sandbox_id)
+            await machine.detach_volume(timeout_s=_DETACH_TIMEOUT_S)
             await machine.stop()
 
     async def capture_machine(
@@ -201,19 +205,31 @@ class Supervisor:
     # ---- starts ----------------------------------------------------------------------------------
 
     async def _start(self, spec: MachineSpec) -> None:
+        if spec.volume is None:
+            await self._start_with(spec, None)
+            return
+        volumes = self._facilities.volumes
+        await volumes.hold(spec.volume.id)  # given back when the machine has ended
+        try:
+            await self._start_with(spec, await volumes.prepare(spec.volume))
+        except BaseException:
+            volumes.release(spec.volume.id)
+            raise
+
+    async def _start_with(self, spec: MachineSpec, volume: Layer | None) -> None:
         if spec.state is None:
             nic = spec.network is not None
             if nic:
                 await self._facilities.networks.check()
-            if await self._claim(spec):
+            if await self._claim(spec, volume):
                 return
             template = await self._starter.template(spec.template, spec.size, nic=nic)
             await self._make_room(spec.size.memory_mib)
-            machine = await self._starter.fresh(template, spec.size, Owner(spec.sandbox_id, spec.key))
+            machine = await self._starter.fresh(template, spec.size, owner_of(spec))
             wake = first_wake(spec.sandbox_id, spec.env)
         else:
             await self._make_room(spec.size.memory_mib)
-            machine = await self._starter.saved(spec, spec.state)
+            machine = await self._starter.saved(spec, spec.state, volume)
             wake = (
                 first_wake(spec.sandbox_id, spec.env, forked=True) if spec.fork else replace(going_on(), env=spec.env)
             )
@@ -221,22 +237,25 @@ class Supervisor:
         try:
             trust = await machine.admit(spec.sandbox_id, spec.network)
             await machine.wake(replace(wake, trust=trust), fresh=spec.state is None)
+            if spec.state is None:
+                await _mount(machine, spec, volume)
             self._hand_out(machine, spec.sandbox_id)
         except BaseException:
             await asyncio.shield(machine.end())
             raise
         self._flattener.consider(machine)
 
-    async def _claim(self, spec: MachineSpec) -> bool:
+    async def _claim(self, spec: MachineSpec, volume: Layer | None) -> bool:
         """Make a warm machine the sandbox's; False when there is none that can be."""
         warm = self._pool.claim(PoolKey(spec.template, spec.size.name, spec.network is not None))
         if warm is None:
             return False
         self._filler.look_again()
         try:
-            await warm.claim(spec.sandbox_id, spec.key)
+            await warm.claim(spec.sandbox_id, spec.key, None if spec.volume is None else spec.volume.id)
             trust = await warm.admit(spec.sandbox_id, spec.network)
             await warm.wake(replace(first_wake(spec.sandbox_id, spec.env), trust=trust))
+            await _mount(warm, spec, volume)
             self._hand_out(warm, spec.sandbox_id)
         except (GuestFault, StorageFull, Unavailable) as error:  # it broke while it waited: no concern of the caller's
             log.warning("warm machine not used", machine=warm.id, why=error.detail)
@@ -276,6 +295,8 @@ class Supervisor:
         owned = sandbox_id is not None and self._sandboxes.get(sandbox_id) is machine
         if sandbox_id is not None and owned:
             del self._sandboxes[sandbox_id]
+            if machine.record.volume is not None:
+                self._facilities.volumes.release(machine.record.volume)
         if not machine.stopping:
             log.warning("machine ended by itself", machine=machine.id, sandbox=sandbox_id)
             if sandbox_id is not None and owned:
@@ -314,6 +335,8 @@ class Supervisor:
                     self._uids.reserve(record.uid)
                     self._machines[machine_id] = machine
                     self._sandboxes[record.sandbox_id] = machine
+                    if record.volume is not None:
+                        self._facilities.volumes.adopt(record.volume)
                     self._flattener.consider(machine)
                     await self._find_network(machine)
                     return
@@ -350,3 +373,8 @@ class Supervisor:
             log.error("machine remains", machine=machine_id, why=str(error))  # noqa: TRY400  it says all
             return False
         return True
+
+
+async def _mount(machine: Machine, spec: MachineSpec, disk: Layer | None) -> None:
+    if spec.volume is not None and disk is not None:
+        await machine.attach_volume(disk, spec.volume.size_mib)

@@ -2,6 +2,7 @@
 The seam to wherever artifacts are kept: immutable files under names of ours, encrypted before they come here.
 
     states/<state id>/{manifest.json, memory, devices}     layers/<layer id>.qcow2
+    volumes/<volume id>/{manifest.json, <id>.qcow2}
 
 A name is written once and never changed, so a file that is there and whole is right. What a store hands out has been
 checked against the digest that the (authenticated) manifest gives; a manifest itself is checked by its reader.
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import Protocol
 
 _ULID = "[0-9A-HJKMNP-TV-Z]{26}"
-_NAME = re.compile(rf"states/snap_{_ULID}/(manifest\.json|memory|devices)|layers/l_{_ULID.lower()}\.qcow2")
+_NAME = re.compile(
+    rf"states/snap_{_ULID}/(manifest\.json|memory|devices)|layers/l_{_ULID.lower()}\.qcow2"
+    rf"|volumes/vol_{_ULID}/(manifest\.json|l_{_ULID.lower()}\.qcow2)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class ArtifactStore(Protocol):
         """Remove an artifact. One that is in use as an open file lives on for that use."""
 
     async def names(self, prefix: str) -> Sequence[str]:
-        """Names of all artifacts below *prefix*: `states/` or `layers/`."""
+        """Names of all artifacts below *prefix*: `states/`, `layers/`, or `volumes/` and what follows."""
 
     def free_bytes(self) -> int:
         """Room for new artifacts on the local file system, where they are written first; 0 once only a reserve is."""

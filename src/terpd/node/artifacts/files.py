@@ -2,7 +2,7 @@
 Artifacts in a folder of this host.
 
     .drafts/          being written; emptied at start
-    states/ layers/   kept: mode 0444, synced before they get their name
+    states/ layers/ volumes/   kept: mode 0444, synced before they get their name
 
 A name appears by link or rename, after its content is on the disk: what has a name is whole, also after a power loss.
 Files are encrypted, so everybody on the host may read them; nobody but root may write.
@@ -26,7 +26,7 @@ from terpd.model.errors import StateDamaged, StorageFull, Unavailable
 from terpd.node.artifacts.base import ArtifactInfo, is_name
 
 _DRAFTS = ".drafts"
-_FOLDERS = ("states", "layers")
+FOLDERS = ("states", "layers", "volumes")
 _CHUNK_BYTES = 1 << 20
 
 
@@ -94,7 +94,7 @@ class FilesStore:
 
     def _open(self) -> None:
         with faults("be opened"):
-            for folder in (self.directory, *(self.directory / name for name in (*_FOLDERS, _DRAFTS))):
+            for folder in (self.directory, *(self.directory / name for name in (*FOLDERS, _DRAFTS))):
                 folder.mkdir(parents=True, exist_ok=True)
                 folder.chmod(0o711)
             for left in (self.directory / _DRAFTS).iterdir():
@@ -168,7 +168,7 @@ class FilesStore:
         self._checked.pop(name, None)
         with faults(f"remove {name}"):
             path.unlink(missing_ok=True)
-            if path.parent.name not in _FOLDERS:
+            if path.parent.name not in FOLDERS:
                 with contextlib.suppress(OSError):  # there is more in it, or it is gone
                     path.parent.rmdir()
 

@@ -27,7 +27,7 @@ import structlog
 from terpd.model.errors import StateDamaged, StorageFull, Unavailable
 from terpd.node.artifacts.base import ArtifactInfo, is_name
 from terpd.node.artifacts.bucket import Bucket
-from terpd.node.artifacts.files import FilesStore, faults
+from terpd.node.artifacts.files import FOLDERS, FilesStore, faults
 
 log = structlog.get_logger()
 
@@ -155,7 +155,7 @@ class S3Store:
         with contextlib.suppress(FileNotFoundError):  # discarded meanwhile
             os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         copies = []
-        for folder in ("states", "layers"):
+        for folder in FOLDERS:
             for each in (self._local.directory / folder).rglob("*"):
                 with contextlib.suppress(FileNotFoundError):
                     if each.is_file():

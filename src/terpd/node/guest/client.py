@@ -31,6 +31,7 @@ BOOT_ID_BYTES = 16
 MAX_FIGURE = 2**63 - 1
 MAX_HOSTNAME_CHARS = 64  # HOST_NAME_MAX of Linux
 
+_CHECK_S = 110.0  # of a volume's file system: the agent gives up after 90
 _HELLO = wire.Request(hello=wire.Hello(wire_version=WIRE_VERSION))
 
 
@@ -179,6 +180,21 @@ class GuestClient:
         withheld = dict((await ask(self._channel, request, timeout_s=timeout_s)).freeze.ephemeral_env)
         environment.check_variables("freeze", withheld)
         return withheld
+
+    async def attach_volume(self, size_bytes: int) -> None:
+        """
+        Let the guest take the volume behind its slot, check its file system and mount it at /persist. Idempotent.
+
+        Raises:
+            GuestFault: Also when the file system cannot be mounted.
+            InvalidRequest, Unavailable: What is behind the slot is not of that size, or there is no slot.
+        """
+        request = wire.Request(volume_attach=wire.VolumeAttach(size_bytes=size_bytes))
+        await ask(self._channel, request, timeout_s=_CHECK_S)
+
+    async def detach_volume(self, *, timeout_s: float) -> None:
+        """Let the guest write the volume out and unmount it. Idempotent. Raises GuestFault."""
+        await ask(self._channel, wire.Request(volume_detach=wire.VolumeDetach()), timeout_s=timeout_s)
 
     async def ping(self, *, timeout_s: float = ANSWER_S) -> None:
         """Raises GuestFault unless the guest answers in time."""

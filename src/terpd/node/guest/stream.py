@@ -75,6 +75,8 @@ GRAMMAR: Mapping[str, Grammar] = {
     "file_move": {},
     "file_remove": {},
     "connect": _once("connected"),
+    "volume_attach": {},
+    "volume_detach": {},
 }
 _DETACHED_EXEC = _once("exec_started")
 _WITH_DATA = frozenset({"file_read", "exec_log", "connect"})  # what the agent answers with DATA behind its reply

@@ -202,7 +202,10 @@ def _parse(public: Mapping[str, Any]) -> StateManifest:
             memory_digest=_text(origin["memory_digest"]),
         ),
         hardware=Hardware(
-            _count(hardware["vcpus"]), _count(hardware["memory_mib"]), hardware.get("nic", False) is True
+            vcpus=_count(hardware["vcpus"]),
+            memory_mib=_count(hardware["memory_mib"]),
+            nic=hardware.get("nic", False) is True,
+            slot=hardware.get("slot", False) is True,
         ),
         layers=layers,
         memory=_artifact(public["memory"], memory_name(state_id)),

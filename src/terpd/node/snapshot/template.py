@@ -118,11 +118,11 @@ class TemplateSnapshots:
         """
         directory = self._home / "snapshots" / template / name
         manifest = Manifest.read(directory)
-        nic = "nic" in manifest.made_of
-        manifest.check(directory, {**manifest.made_of, **self._here(nic=nic)})
+        nic, slot = ("nic" in manifest.made_of, "slot" in manifest.made_of)
+        manifest.check(directory, {**manifest.made_of, **self._here(nic=nic, slot=slot)})
         try:
             digest = manifest.made_of["image"]
-            hardware = Hardware(int(manifest.made_of["vcpus"]), int(manifest.made_of["memory_mib"]), nic)
+            hardware = Hardware(int(manifest.made_of["vcpus"]), int(manifest.made_of["memory_mib"]), nic, slot)
         except (KeyError, ValueError) as error:
             raise SnapshotMismatch(f"{directory}: its manifest does not say what it was made of: {error}") from error
         image = Catalog(self._home).build(template, digest)
@@ -189,14 +189,15 @@ class TemplateSnapshots:
             "memory_mib": str(hardware.memory_mib),
             # Nothing is said of a device that is not there: so were all made before there was one.
             **({"nic": "1"} if hardware.nic else {}),
-            **self._here(nic=hardware.nic),
+            **({"slot": "1"} if hardware.slot else {}),
+            **self._here(nic=hardware.nic, slot=hardware.slot),
         }
         name = f"{variant_name}-{artifact.digest_of(made_of)}"
         return self._home / "snapshots" / image.template / name, made_of
 
-    def _here(self, *, nic: bool) -> Mapping[str, str]:
+    def _here(self, *, nic: bool, slot: bool) -> Mapping[str, str]:
         """What a snapshot needs of this host and this release."""
-        return {"format": str(FORMAT), **self._vmm.identity(nic=nic)}
+        return {"format": str(FORMAT), **self._vmm.identity(nic=nic, slot=slot)}
 
     def _initrd(self, kernel: Kernel) -> Path:
         if kernel.digest not in self._initrds:

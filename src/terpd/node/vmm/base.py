@@ -27,11 +27,18 @@ class VmmFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a guest sees. A snapshot restores only onto equal hardware. `nic`: it has a network device."""
+    """
+    What a guest sees. A snapshot restores only onto equal hardware.
+
+    Attributes:
+        nic: It has a network device.
+        slot: It has a second disk, behind which nothing stands until a volume does. Earlier releases made none.
+    """
 
     vcpus: int
     memory_mib: int
     nic: bool = False
+    slot: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,7 @@ class RestoreSpec:
         memory_file: The template's: read-only and shared.
         devices: The device state; never on a disk unless it is a template's.
         layers: The machine's own disk on top of the template's, lowest first; at least one.
+        volume: The encrypted qcow2 file behind the slot, which the saved machine had there; None for nothing.
         disk_backing: The template's disk: name in the qcow2 header → file.
         tap: As in `BootSpec`; the monitor has it under the same number.
         inject: Awaited with the monitor's process once guest memory is mapped and before the device state is loaded:
@@ -102,6 +110,7 @@ class RestoreSpec:
     devices: Path | bytes
     layers: Sequence[Layer]
     disk_backing: Mapping[str, Path]
+    volume: Layer | None = None
     tap: int | None = None
     inject: Callable[[Process], Awaitable[None]] | None = None
 
@@ -140,6 +149,13 @@ class RunningVm(Protocol):
         It is the last step of a capture: what fails before needs no undoing of this one.
         """
 
+    async def insert_volume(self, volume: Layer) -> None:
+        """
+        Put a volume behind the empty slot of a machine, whose guest has not used the slot and is to take it anew.
+
+        Once only. Nobody else can open the file for writing until the machine has ended.
+        """
+
     async def run(self) -> None:
         """Let a stopped machine run. Idempotent."""
 
@@ -157,7 +173,7 @@ class RunningVm(Protocol):
 
 
 class Vmm(Protocol):
-    def identity(self, *, nic: bool) -> Mapping[str, str]:
+    def identity(self, *, nic: bool, slot: bool = True) -> Mapping[str, str]:
         """Build, accelerator, machine definition and host processor: what a snapshot must find unchanged."""
 
     async def boot(self, spec: BootSpec) -> RunningVm:

@@ -7,15 +7,25 @@ Why each flag stands there: docs/adr/0002-machine.md; what a clone's disk consis
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from terpd.model.network import GUEST_MAC
 from terpd.node.vmm.base import Hardware
-from terpd.node.vmm.running import BACKING_NAME, TEMPLATE_NODE, layer_options
+from terpd.node.vmm.running import (
+    BACKING_NAME,
+    EMPTY_SLOT,
+    SLOT_NODE,
+    TEMPLATE_NODE,
+    layer_options,
+    slot_options,
+    volume_options,
+)
 
 MOUNT = "/m"  # where a machine's files appear inside its jail
 
+_SLOT_SERIAL = "terp-volume"  # by which the guest's agent knows it
 _CONSOLE_BYTES = 65536  # of the guest's serial output kept in QEMU, for a post-mortem
 
 
@@ -39,6 +49,7 @@ def command_line(
     descriptors: Sequence[tuple[int, int]],
     boot: Boot | None,
     layers: int = 1,
+    volume: bool = False,
     tap_fd: int | None = None,
 ) -> list[str]:
     """
@@ -51,6 +62,7 @@ def command_line(
         accel: Value of -accel.
         descriptors: Number of an fdset and inherited file descriptor.
         boot: None restores: QEMU waits for `migrate-incoming`.
+        volume: At a restore, behind the slot; its secret is the file `k<layers>`.
         tap_fd: If the hardware has a network device, which is the last one, so that all others are the same without it.
         layers: Of the machine's own disk, at a restore; their secrets are the files `k0`, `k1`, … beside the disk.
     """
@@ -75,6 +87,7 @@ def command_line(
         *disk,
         # A full host disk is the guest's I/O error. By default QEMU would stop the guest, and nobody would wake it.
         *("-device", f"virtio-blk-device,drive={top},werror=report,rerror=report"),
+        *_slot(hardware, layers if volume else None),
         *_network(hardware, tap_fd),
         *("-chardev", f"socket,id=q0,fd={qmp_fd},server=on,wait=off"),
         *("-mon", "chardev=q0,mode=control"),
@@ -104,6 +117,22 @@ def _network(hardware: Hardware, tap_fd: int | None) -> list[str]:
     return ["-netdev", f"tap,id=n0,fd={tap_fd}", "-device", device]
 
 
+def _slot(hardware: Hardware, secret: int | None) -> list[str]:
+    """The second disk: a volume, whose secret is the file `k<secret>`, or nothing, from which a guest reads zeros."""
+    if not hardware.slot:
+        if secret is not None:
+            raise ValueError("a volume needs a slot")
+        return []
+    argv = [] if secret is None else ["-object", f"secret,id=kv,file={MOUNT}/k{secret}"]
+    for options in [EMPTY_SLOT] if secret is None else volume_options():
+        argv += ["-blockdev", _json(options)]
+    argv += ["-blockdev", _json(slot_options(volume=secret is not None))]
+    # Blocks of one size, whatever stands behind it: they are part of the device's state.
+    blocks = "logical_block_size=512,physical_block_size=4096"
+    device = f"virtio-blk-device,drive={SLOT_NODE},serial={_SLOT_SERIAL},{blocks},werror=report,rerror=report"
+    return [*argv, "-device", device]
+
+
 def _template_disk() -> tuple[list[str], str]:
     """The options of the disk that a template boots from, and the node that its device uses."""
     options = "discard=unmap,cache.no-flush=on"
@@ -121,9 +150,13 @@ def _layered_disk(layers: int) -> tuple[list[str], str]:
     for number in range(layers):
         argv += ["-object", f"secret,id=k{number},file={MOUNT}/k{number}"]
         for options in layer_options(number, below, frozen=number < layers - 1):
-            argv += ["-blockdev", json.dumps(options, separators=(",", ":"))]
+            argv += ["-blockdev", _json(options)]
         below = f"l{number}"
     return argv, below
+
+
+def _json(options: Mapping[str, Any]) -> str:
+    return json.dumps(options, separators=(",", ":"))
 
 
 def kernel_arguments(accel: str, tsc_khz: int) -> str:

@@ -27,7 +27,7 @@ from terpd.node.vmm import sockets
 from terpd.node.vmm.base import BootSpec, Hardware, Placement, RestoreSpec, VmmFailed
 from terpd.node.vmm.definition import MOUNT, Boot, command_line, kernel_arguments
 from terpd.node.vmm.qmp import Qmp
-from terpd.node.vmm.running import STATE_SET, QemuVm, layer_files, layer_set
+from terpd.node.vmm.running import STATE_SET, VOLUME_SET, QemuVm, layer_files, layer_set, volume_file
 from terpd.node.vmm.secret_files import SecretFiles
 
 _CONSOLE_SET = 2
@@ -57,10 +57,10 @@ class Qemu:
         self._prefix = f"terp-{instance}-"
         self._secrets = SecretFiles(instance)
 
-    def identity(self, *, nic: bool) -> Mapping[str, str]:
+    def identity(self, *, nic: bool, slot: bool = True) -> Mapping[str, str]:
         sample = command_line(
             "",
-            Hardware(1, 1, nic),
+            Hardware(1, 1, nic, slot),
             accel=self._accel,
             qmp_fd=0,
             agent_fd=0,
@@ -100,7 +100,8 @@ class Qemu:
         placement = spec.placement
         try:
             with contextlib.ExitStack() as held, contextlib.ExitStack() as secrets:
-                passphrases = [layer.passphrase for layer in spec.layers]
+                volumes = [spec.volume] if spec.volume else []
+                passphrases = [layer.passphrase for layer in (*spec.layers, *volumes)]
                 keys = secrets.enter_context(self._secrets.shown(placement.name, placement.uid, passphrases))
                 binds = [
                     Bind(spec.memory_file, f"{MOUNT}/memory"),
@@ -111,6 +112,8 @@ class Qemu:
                 for number, layer in enumerate(spec.layers):
                     fds = held.enter_context(layer_files(layer.path, frozen=number < len(spec.layers) - 1))
                     descriptors += [(layer_set(number), fd) for fd in fds]
+
+                descriptors += [(VOLUME_SET, held.enter_context(volume_file(each.path))) for each in volumes]
 
                 async def inject(process: Process) -> None:
                     secrets.close()  # QEMU has read them, and this may take its time
@@ -124,6 +127,7 @@ class Qemu:
                     descriptors,
                     tap=spec.tap,
                     layers=len(spec.layers),
+                    volume=spec.volume is not None,
                     inject=inject if spec.inject else None,
                 )
         except OSError as error:
@@ -158,6 +162,7 @@ class Qemu:
         tap: int | None,
         boot: Boot | None = None,
         layers: int = 0,
+        volume: bool = False,
         inject: Callable[[Process], Awaitable[None]] | None = None,
     ) -> QemuVm:
         with ErrorText() as errors, contextlib.ExitStack() as stack:
@@ -182,6 +187,7 @@ class Qemu:
                     descriptors=descriptors,
                     boot=boot,
                     layers=layers,
+                    volume=volume,
                     tap_fd=tap,
                 ),
                 binds=binds,

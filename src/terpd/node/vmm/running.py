@@ -5,6 +5,8 @@ The disk is a chain of block nodes, lowest first (`docs/adr/0003-saved-states.md
 
     t  the template's disk      l0, l1, …  frozen layers, read-only      l<n>  the top layer, which the guest writes to
 
+The second disk is a node of its own, the slot `v`, on an empty one (`ve`) or on a volume (`vq`, its file is `vf`).
+
 A new layer gets a higher number than all that are there, so the order of the numbers is the order of the chain. QEMU
 is the only one that knows the chain for sure: it is asked, since another daemon may have made it.
 """
@@ -15,7 +17,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,10 @@ TEMPLATE_NODE = "t"  # the block node under the lowest layer
 BACKING_NAME = "base.qcow2"  # what the header of every layer says of the one below it, right or not
 MAX_DEVICES_BYTES = 64 << 20  # of device state; a microvm has 9 KiB
 SAVE_TIMEOUT_S = 30.0  # milliseconds; a host that swaps or starves may take very much longer
+
+SLOT_NODE = "v"
+EMPTY_SLOT: Mapping[str, Any] = {"driver": "null-co", "node-name": "ve", "size": 1 << 20, "read-zeroes": True}
+VOLUME_SET = 4  # fdset of the volume's file
 
 _FIRST_LAYER_SET = 16  # fdset of l0's file; l1's is the next
 _JOB = "flatten"
@@ -57,9 +63,34 @@ def layer_options(number: int, below: str, *, frozen: bool) -> tuple[dict[str, A
     return file, qcow2
 
 
+def volume_options() -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    As `layer_options`, of a volume, whose secret is the object `kv`; pure. What a guest flushes reaches the disk: a
+    volume outlives the host.
+    """
+    file = {"driver": "file", "node-name": "vf", "filename": f"/dev/fdset/{VOLUME_SET}", "discard": "unmap"}
+    encrypt = {"format": "luks", "key-secret": "kv"}
+    return file, {"driver": "qcow2", "node-name": "vq", "file": "vf", "encrypt": encrypt, "discard": "unmap"}
+
+
+def slot_options(*, volume: bool) -> dict[str, Any]:
+    """The options of the node that the second disk uses, on a volume or on nothing; pure."""
+    return {"driver": "raw", "node-name": SLOT_NODE, "file": "vq" if volume else "ve", "discard": "unmap"}
+
+
 def layer_set(number: int) -> int:
     """The fdset of a layer's file."""
     return _FIRST_LAYER_SET + number
+
+
+@contextlib.contextmanager
+def volume_file(path: Path) -> Iterator[int]:
+    """The descriptor of a volume's file that QEMU needs."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -140,6 +171,24 @@ class QemuVm:
         except VmmFailed:
             await self._drop(number)
             raise
+
+    async def insert_volume(self, volume: Layer) -> None:
+        with volume_file(volume.path) as fd:
+            await self._qmp.add_fd(fd, VOLUME_SET)
+        file, qcow2 = volume_options()
+        secret = {"qom-type": "secret", "id": "kv", "data": volume.passphrase.decode()}
+        commands = [
+            self._qmp.execute_later("object-add", secret),
+            self._qmp.execute_later("blockdev-add", file),
+            self._qmp.execute_later("blockdev-add", qcow2),
+            self._qmp.execute_later("blockdev-reopen", {"options": [slot_options(volume=True)]}),
+            self._qmp.execute_later("blockdev-del", {"node-name": EMPTY_SLOT["node-name"]}),
+        ]
+        try:
+            async with asyncio.timeout(SAVE_TIMEOUT_S):
+                await asyncio.gather(*commands)
+        except TimeoutError:
+            raise VmmFailed(f"QEMU did not take a volume within {SAVE_TIMEOUT_S} s") from None
 
     async def run(self) -> None:
         await self._qmp.execute("cont")
