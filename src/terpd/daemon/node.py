@@ -41,8 +41,8 @@ from terpd.node.template.progress import Progress, Quiet
 from terpd.node.vmm.accel import Acceleration, Trial, probe
 from terpd.node.vmm.qemu import Qemu
 from terpd.node.vmm.tsc import host_khz
-
 from terpd.node.volumes.volumes import Volumes
+
 if TYPE_CHECKING:
     from terpd.node.artifacts.bucket import Bucket
 
@@ -152,9 +152,9 @@ async def open_node(config: Config) -> tuple[Host, Supervisor]:
     instance = instance_name(config.data_dir)
     networks = Networks(workshop.namespaces, GatewayClient(config.upstream()), ready=config.network_pool)
     admission = Admission(config.memory_cap_mib or _host_memory_mib(), config.machines_cap)
-    supervisor = Supervisor(
     sealer = VaultSealer(VAULT)
     volumes = Volumes(config.data_dir / "volumes", sealer, artifacts)
+    supervisor = Supervisor(
         Facilities(
             vmm=workshop.vmm(instance=instance),
             cgroups=CgroupTree(instance),
@@ -162,8 +162,8 @@ async def open_node(config: Config) -> tuple[Host, Supervisor]:
             sealer=sealer,
             artifacts=artifacts,
             networks=networks,
-            owner=instance,
             volumes=volumes,
+            owner=instance,
         ),
         workshop.catalog,
         workshop.snapshots,
@@ -182,8 +182,8 @@ async def open_node(config: Config) -> tuple[Host, Supervisor]:
         workshop.sizes,
         artifacts,
         networks,
-    )
         volumes,
+    )
     return host, supervisor
 
 

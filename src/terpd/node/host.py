@@ -26,8 +26,8 @@ from terpd.node.network.networks import Networks
 from terpd.node.snapshot.template import TemplateSnapshots
 from terpd.node.supervisor import Supervisor
 from terpd.node.template.catalog import Catalog
-
 from terpd.node.volumes.volumes import Volumes
+
 
 class Host:
     """This host as a `terpd.model.ports.Node`."""
@@ -42,8 +42,8 @@ class Host:
         sizes: Mapping[str, Size],
         artifacts: ArtifactStore,
         networks: Networks,
-    ) -> None:
         volumes: Volumes,
+    ) -> None:
         self.node_id = node_id
         self._supervisor = supervisor
         self._catalog = catalog
@@ -52,8 +52,8 @@ class Host:
         self._sizes = sizes
         self._artifacts = artifacts
         self._networks = networks
-
         self._volumes = volumes
+
     async def start_machine(self, spec: MachineSpec) -> None:
         if spec.network is not None:
             spec = replace(spec, network=await self._with_package_hosts(spec.network, spec.template))
@@ -89,7 +89,6 @@ class Host:
         await machine.gate.passed()
         return await nic.dial(port)
 
-    async def has_state(self, state_id: StateId) -> bool:
     async def checkpoint_volume(self, volume: VolumeRef) -> None:
         await self._volumes.checkpoint(volume)
 
@@ -99,6 +98,7 @@ class Host:
     async def collect_volumes(self, keep: Collection[VolumeId]) -> None:
         await self._volumes.collect(keep)
 
+    async def has_state(self, state_id: StateId) -> bool:
         return await self._supervisor.has_state(state_id)
 
     async def collect(self, keep: Collection[StateId]) -> None:
