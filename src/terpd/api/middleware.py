@@ -15,14 +15,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
-from terpd.api.auth import caller_of
+from terpd.api.auth import PRESIGNED, caller_of
 from terpd.api.errors import error_response, internal_response
 from terpd.api.metrics import Metrics
 from terpd.model.errors import TerpError, TooLarge
 
 # A file of 16 MiB in base64, with room for the rest of the document.
 MAX_BODY_BYTES = 24 * 1024 * 1024
-_STREAMED = re.compile(r"/v1/sandboxes/[^/]+/files/content")
+_STREAMED = re.compile(rf"/v1/sandboxes/[^/]+/files/(content|archive)|{PRESIGNED}[^/]+")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -82,8 +82,7 @@ class Requests:
             "request",
             request_id=request_id,
             method=method,
-            # The path alone: queries name files, and metadata.
-            path=scope["path"][:200],
+            path=_shown(scope["path"]),
             status=status,
             duration_ms=round(seconds * 1000, 2),
             **({} if caller is None else {"tenant": caller.tenant, "key_id": caller.key_id}),
@@ -130,9 +129,14 @@ class BodyLimit:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(
-            f"The body may have {self._limit} bytes at most; send large files through files/content",
+            f"The body may have {self._limit} bytes at most; send large files through files/content or a presigned URL",
             fields={"limit": self._limit},
         )
+
+
+def _shown(path: str) -> str:
+    """Without the query, which names files and metadata, and without a token that opens a file."""
+    return f"{PRESIGNED}…" if path.startswith(PRESIGNED) else path[:200]
 
 
 def _announced(scope: Scope) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,13 +19,21 @@ class ByteStream(Response):
     leaves, reading ends: a sparse file can be larger than anyone will ever read.
     """
 
-    def __init__(self, first: bytes, chunks: AsyncGenerator[bytes, None]) -> None:
-        self.status_code = 200
+    def __init__(
+        self,
+        first: bytes,
+        chunks: AsyncGenerator[bytes, None],
+        *,
+        status: int = 200,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        self.status_code = status
         self.background = None
         self.raw_headers = [
             (b"content-type", b"application/octet-stream"),
             (b"x-content-type-options", b"nosniff"),  # it is a guest's file: no browser may take it for a page
             (b"content-security-policy", b"sandbox"),
+            *headers,
         ]
         self._first = first
         self._chunks = chunks
@@ -33,7 +41,7 @@ class ByteStream(Response):
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.create_task(until_disconnected(receive))
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": self._first, "more_body": True})
             async for chunk in self._chunks:
                 if gone.done():

@@ -18,7 +18,7 @@ from terpd.model.errors import (
     TerpError,
     TooLarge,
 )
-from terpd.model.guest import FileInfo
+from terpd.model.guest import FileInfo, OpenFile
 from terpd.model.ids import SandboxId, TenantId
 from terpd.model.ports import Node, Store
 
@@ -101,7 +101,18 @@ class Files:
         """
         path = check_path(path)
         await self._awake(tenant, sandbox_id)
-        return self._chunks(tenant, sandbox_id, path)
+        return self._explained(tenant, sandbox_id, self._node.read_file(sandbox_id, path))
+
+    async def open(
+        self, tenant: TenantId, sandbox_id: SandboxId, path: str, *, offset: int = 0, limit: int | None = None
+    ) -> OpenFile:
+        """
+        Open a file and say what it is; its bytes come from *offset* on, *limit* at most. As `stream` otherwise.
+        """
+        path = check_path(path)
+        async with self._running(tenant, sandbox_id):
+            opened = await self._node.open_file(sandbox_id, path, offset=offset, limit=limit)
+        return OpenFile(opened.info, self._explained(tenant, sandbox_id, opened.chunks))
 
     async def write(self, tenant: TenantId, sandbox_id: SandboxId, file: FileToWrite) -> int:
         """Write a file whole or not at all, parents created. Returns its size. Raises TooLarge above 16 MiB."""
@@ -174,8 +185,9 @@ class Files:
             raise _too_large()
         return info
 
-    async def _chunks(self, tenant: TenantId, sandbox_id: SandboxId, path: str) -> AsyncGenerator[bytes, None]:
-        chunks = self._node.read_file(sandbox_id, path)
+    async def _explained(
+        self, tenant: TenantId, sandbox_id: SandboxId, chunks: AsyncIterator[bytes]
+    ) -> AsyncGenerator[bytes, None]:
         try:
             while True:
                 async with explaining(self._store, tenant, sandbox_id, _DURING, todo=_TODO, fields={}):

@@ -34,6 +34,7 @@ class Policy:
         max_paused_s: From pause to termination; None for never.
         default_domains: What `restricted` allows without a list of its own, besides the template's package hosts.
         preview_base: The domain below which previews have their host names.
+        public_url: Where clients reach this server, as presigned URLs begin; None: where the request was sent to.
         egress_retention_days: How long connections stay on record.
     """
 
@@ -49,4 +50,5 @@ class Policy:
     max_paused_s: int | None = None
     default_domains: Sequence[str] = ()
     preview_base: str = "localhost"
+    public_url: str | None = None
     egress_retention_days: int = 30

@@ -137,6 +137,8 @@ class Config(_Frozen):
     network_pool: Annotated[int, Field(ge=0, le=256)] = 4  # namespaces that are made before they are needed
     egress_retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     preview_base: Annotated[str, AfterValidator(normalise)] = "localhost"
+    public_url: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")] | None = None
+    webhook_allow_private: bool = False
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     log_json: bool = True
 
@@ -174,6 +176,7 @@ class Config(_Frozen):
             max_paused_s=self.max_paused_s,
             default_domains=self.default_domains,
             preview_base=self.preview_base,
+            public_url=None if self.public_url is None else self.public_url.rstrip("/"),
             egress_retention_days=self.egress_retention_days,
         )
 

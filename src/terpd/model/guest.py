@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -155,6 +155,14 @@ class FileInfo:
     mode: int
     modified_at: dt.datetime
     is_symlink: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """What a file was when it was opened, and the bytes of it that were asked for; whoever has it closes `chunks`."""
+
+    info: FileInfo
+    chunks: AsyncGenerator[bytes, None]
 
 
 @dataclass(frozen=True, slots=True)

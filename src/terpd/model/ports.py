@@ -23,6 +23,7 @@ from terpd.model.guest import (
     FileInfo,
     GuestStats,
     LogPage,
+    OpenFile,
     PtySize,
 )
 from terpd.model.ids import ExecId, KeyId, SandboxId, StateId, TenantId, VolumeId, WebhookId
@@ -343,6 +344,15 @@ class Node(Protocol):
         Raises:
             FileNotFound, NotPermitted.
             InvalidRequest: The path is a directory or no regular file.
+        """
+
+    async def open_file(
+        self, sandbox_id: SandboxId, path: str, *, offset: int = 0, limit: int | None = None
+    ) -> OpenFile:
+        """
+        As `read_file`, from *offset* on, and say what the file is. It is read as it is now, whatever takes its name.
+
+        During `snapshot_machine` reading waits, and goes on unless the file was changed: Unavailable then.
         """
 
     async def write_file(self, sandbox_id: SandboxId, path: str, chunks: AsyncIterator[bytes], mode: int) -> int:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from terpd.model.errors import GuestFault, StateConflict, Unavailable
-from terpd.model.guest import CommandInfo, ExecEvent, ExecRequest, FileInfo, GuestStats, LogPage, PtySize
+from terpd.model.guest import CommandInfo, ExecEvent, ExecRequest, FileInfo, GuestStats, LogPage, OpenFile, PtySize
 from terpd.model.ids import ExecId, SandboxId, StateId, VolumeId
 from terpd.model.network import EgressRecord, NetworkSpec
 from terpd.model.ports import MachinePhase, MachineSpec, NodeCapacity, StateRef
@@ -17,7 +17,7 @@ from terpd.model.sandbox import Size
 from terpd.model.snapshot import SavedState
 from terpd.model.template import TemplateInfo
 from terpd.model.volume import VolumeRef
-from terpd.node import follow
+from terpd.node import follow, reading
 from terpd.node.admission import Admission
 from terpd.node.artifacts.base import ArtifactStore
 from terpd.node.guest.client import GuestClient
@@ -176,6 +176,12 @@ class Host:
         async with self._guest(sandbox_id) as guest:
             async for chunk in guest.read_file(path, limit=limit):
                 yield chunk
+
+    async def open_file(
+        self, sandbox_id: SandboxId, path: str, *, offset: int = 0, limit: int | None = None
+    ) -> OpenFile:
+        machine = self._machine(sandbox_id)
+        return await reading.open_file(machine.gate, machine.link, path, offset=offset, limit=limit)
 
     async def write_file(self, sandbox_id: SandboxId, path: str, chunks: AsyncIterator[bytes], mode: int) -> int:
         async with self._guest(sandbox_id) as guest:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -251,6 +251,11 @@ class GuestClient:
 
     def read_file(self, path: str, *, offset: int = 0, limit: int | None = None) -> AsyncIterator[bytes]:
         return files.read(self._channel, path, offset=offset, limit=limit)
+
+    def open_file(
+        self, path: str, *, offset: int = 0, limit: int | None = None
+    ) -> AsyncGenerator[FileInfo | bytes, None]:
+        return files.open_file(self._channel, path, offset=offset, limit=limit)
 
     async def write_file(self, path: str, chunks: AsyncIterator[bytes], mode: int) -> int:
         return await files.write(self._channel, path, chunks, mode)

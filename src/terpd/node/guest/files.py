@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 
 from terpd.model.errors import FileNotFound, InvalidRequest
 from terpd.model.guest import MAX_PATH_BYTES, FileInfo
@@ -22,6 +23,16 @@ _MODE_BITS = 0o7777
 
 async def read(channel: Channel, path: str, *, offset: int = 0, limit: int | None = None) -> AsyncIterator[bytes]:
     """As `Node.read_file`, from *offset* on."""
+    async with aclosing(open_file(channel, path, offset=offset, limit=limit)) as items:
+        async for item in items:
+            if isinstance(item, bytes):
+                yield item
+
+
+async def open_file(
+    channel: Channel, path: str, *, offset: int = 0, limit: int | None = None
+) -> AsyncGenerator[FileInfo | bytes, None]:
+    """Yield what the file is, then its bytes from *offset* on, as `Node.read_file`."""
     check_path(path)
     if not 0 <= offset <= MAX_OFFSET or (limit is not None and not 0 < limit <= MAX_OFFSET):
         raise InvalidRequest(f"An offset is 0 or more and a limit above 0: {offset}, {limit}")
@@ -34,6 +45,7 @@ async def read(channel: Channel, path: str, *, offset: int = 0, limit: int | Non
                 left = max(0, info.size - offset)
                 if limit is not None:
                     left = min(left, limit)
+                yield info
                 continue
             left -= len(item.data)
             if left < 0:
