@@ -54,19 +54,19 @@ class AsyncPty:
         Let one object at a time type into a terminal: what two type at the same moment may be lost.
 
         Raises:
-            LimitExceeded: The program does not read; a part may have been typed.
+            LimitExceeded: The program does not read. As with any other error, a part may have been typed.
         """
         left = data.encode() if isinstance(data, str) else bytes(data)
         async with self._typing:
-            if self._typed is None:
-                self._typed = await self._type(None, b"")
+            known, self._typed = self._typed, None  # for the next one to ask, unless this one ends well
+            end = await self._type(None, b"") if known is None else known
             while left:
-                begin, piece = self._typed, left[:MAX_INPUT_BYTES]
-                self._typed, repeated = await self._type_again(begin, piece)
-                accepted = self._typed - begin
-                if accepted <= len(piece) or repeated:
-                    left = left[min(accepted, len(piece)) :]
+                begin, piece = end, left[:MAX_INPUT_BYTES]
+                end, repeated = await self._type_again(begin, piece)
+                if end <= begin + len(piece) or repeated:
+                    left = left[min(end - begin, len(piece)) :]
                 # else somebody else had typed before: none of this was taken, so it goes to where the terminal is now
+            self._typed = end
 
     async def output(self, offset: int = 0) -> pairs.AsyncStream[bytes]:
         """

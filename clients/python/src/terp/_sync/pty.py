@@ -55,19 +55,19 @@ class Pty:
         Let one object at a time type into a terminal: what two type at the same moment may be lost.
 
         Raises:
-            LimitExceeded: The program does not read; a part may have been typed.
+            LimitExceeded: The program does not read. As with any other error, a part may have been typed.
         """
         left = data.encode() if isinstance(data, str) else bytes(data)
         with self._typing:
-            if self._typed is None:
-                self._typed = self._type(None, b"")
+            known, self._typed = self._typed, None  # for the next one to ask, unless this one ends well
+            end = self._type(None, b"") if known is None else known
             while left:
-                begin, piece = self._typed, left[:MAX_INPUT_BYTES]
-                self._typed, repeated = self._type_again(begin, piece)
-                accepted = self._typed - begin
-                if accepted <= len(piece) or repeated:
-                    left = left[min(accepted, len(piece)) :]
+                begin, piece = end, left[:MAX_INPUT_BYTES]
+                end, repeated = self._type_again(begin, piece)
+                if end <= begin + len(piece) or repeated:
+                    left = left[min(end - begin, len(piece)) :]
                 # else somebody else had typed before: none of this was taken, so it goes to where the terminal is now
+            self._typed = end
 
     def output(self, offset: int = 0) -> pairs.Stream[bytes]:
         """

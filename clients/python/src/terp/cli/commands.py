@@ -57,6 +57,8 @@ def run(
     allow: options.Allow = None,
     timeout: Timeout = 600,
     env: options.Env = None,
+    secret: options.SecretOption = None,
+    volume: options.Volume = None,
     keep: Annotated[bool, typer.Option("--keep", help="Do not terminate the sandbox; its id goes to stderr.")] = False,
 ) -> None:
     """
@@ -72,7 +74,8 @@ def run(
     name = "stdin" if script == "-" else Path(script).name
     path = f"/workspace/{name}"
     command = [*interpreter(name, source, template), path, *(args or [])]
-    with _sandbox(
+    secrets = options.read_env(secret, "--secret")
+    with new_sandbox(
         keep=keep,
         template=template,
         size=size,
@@ -80,9 +83,10 @@ def run(
         allow_domains=allow or None,
         timeout=timeout + LEASE_MARGIN_S,
         env=options.read_env(env),
+        volume=volume,
     ) as sandbox:
         sandbox.files.write(path, source, mode=0o755)
-        code = _pass_through(sandbox.exec_stream(shlex.join(command), timeout=timeout))
+        code = _pass_through(sandbox.exec_stream(shlex.join(command), timeout=timeout, secrets=secrets))
     raise typer.Exit(code)
 
 
@@ -93,6 +97,7 @@ def execute(
     cwd: Annotated[str, typer.Option(help="Directory to run in.")] = "/workspace",
     timeout: Timeout = 60,
     env: options.Env = None,
+    secret: options.SecretOption = None,
 ) -> None:
     """
     Run a command in a sandbox; output and exit code are passed through.
@@ -102,15 +107,11 @@ def execute(
 
     Example: terp exec sbx_01J8ZQ4T9M5V3K7C2N6R1W0XYB -- python -c 'print(6 * 7)'
     """
-    if command[:1] == ["--"]:
-        command = command[1:]
-    if not command:
-        raise typer.BadParameter("a command is missing", param_hint="COMMAND")
+    line = options.command_line(command)
     stdin = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
-    line = command[0] if len(command) == 1 else shlex.join(command)
-    variables = options.read_env(env)
+    variables, secrets = options.read_env(env), options.read_env(secret, "--secret")
     sandbox = Sandbox.get(sandbox_id)
-    events = sandbox.exec_stream(line, cwd=cwd, env=variables, timeout=timeout, stdin=stdin)
+    events = sandbox.exec_stream(line, cwd=cwd, env=variables, timeout=timeout, stdin=stdin, secrets=secrets)
     raise typer.Exit(_followed(sandbox, events, _Position()))
 
 
@@ -144,7 +145,8 @@ def interpreter(name: str, source: bytes, template: str) -> Sequence[str]:
 
 
 @contextlib.contextmanager
-def _sandbox(*, keep: bool, **options_of_create: Any) -> Iterator[Sandbox]:
+def new_sandbox(*, keep: bool, **options_of_create: Any) -> Iterator[Sandbox]:
+    """A sandbox for this block alone, unless it is to be kept."""
     sandbox: Sandbox | None = None
     try:
         with interrupts.held(why="the sandbox is just being started and will be terminated"):

@@ -35,6 +35,7 @@ def create(
     timeout: options.Lease = 600,
     on_timeout: options.OnTimeout = "kill",
     auto_resume: options.AutoResume = False,
+    volume: options.Volume = None,
     env: options.Env = None,
     metadata: options.Metadata = None,
     as_json: options.AsJson = False,
@@ -61,6 +62,7 @@ def create(
         on_timeout=on_timeout,
         auto_resume=auto_resume,
         env=options.read_env(env),
+        volume=volume,
         metadata=options.read_metadata(metadata),
     )
     if as_json:

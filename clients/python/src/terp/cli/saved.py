@@ -69,6 +69,9 @@ def fork(
     auto_resume: options.AutoResume = False,
     env: options.Env = None,
     metadata: options.Metadata = None,
+    include_secrets: Annotated[
+        bool, typer.Option("--include-secrets", help="Hand on what terp env has set, and secrets of commands.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """
@@ -89,6 +92,7 @@ def fork(
             auto_resume=auto_resume,
             env=options.read_env(env),
             metadata=options.read_metadata(metadata),
+            include_secrets=include_secrets,
         )
         if as_json:
             tell_json([child.info for child in children])
@@ -102,6 +106,9 @@ def take(
     sandbox_id: SandboxId,
     *,
     name: Annotated[str | None, typer.Option(help="For people; several may have the same.")] = None,
+    include_secrets: Annotated[
+        bool, typer.Option("--include-secrets", help="Keep what terp env has set, and secrets of commands.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """
@@ -111,7 +118,7 @@ def take(
     """
     sandbox = Sandbox.get(sandbox_id)
     progress(f"taking a snapshot of {sandbox.id}")
-    snapshot = sandbox.snapshot(name)
+    snapshot = sandbox.snapshot(name, include_secrets=include_secrets)
     if as_json:
         tell_json(snapshot.info)
     else:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import datetime as dt
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO
 
-from terp import Connection, ConnectionFailed, Paused, SandboxInfo, SnapshotInfo, TerpError, Unauthenticated
-
-Info = SandboxInfo | SnapshotInfo | Paused | Connection
+from terp import ConnectionFailed, TerpError, Unauthenticated
 
 
 def complain(message: str) -> None:
@@ -40,15 +39,14 @@ def write(stream: IO[str], data: bytes) -> None:
     stream.flush()
 
 
-def tell_json(found: Info | Sequence[Info]) -> None:
-    """Write one JSON document to stdout, ASCII only."""
-    content = [_object(info) for info in found] if isinstance(found, Sequence) else _object(found)
-    print(json.dumps(content, indent=2), flush=True)  # noqa: T201
+def tell_json(found: object) -> None:
+    """Write models, or what is made of them, as one JSON document to stdout, ASCII only."""
+    print(json.dumps(_plain(found), indent=2), flush=True)  # noqa: T201
 
 
-def tell_json_line(info: Info) -> None:
+def tell_json_line(found: object) -> None:
     """Write one JSON document on one line, for streams of them."""
-    print(json.dumps(_object(info)), flush=True)  # noqa: T201
+    print(json.dumps(_plain(found)), flush=True)  # noqa: T201
 
 
 def tell_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -74,8 +72,13 @@ def told(error: TerpError) -> str:
     return f"{error.detail}{todo} [{error.code}{trace}]"
 
 
-def _object(info: Info) -> dict[str, object]:
-    return {
-        name: value.isoformat() if isinstance(value, dt.datetime) else value
-        for name, value in dataclasses.asdict(info).items()
-    }
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value.isoformat() if isinstance(value, dt.date) else value
