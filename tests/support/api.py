@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import uvicorn
 
+from support.couriers import SilentCourier
 from support.simulated_node import SimulatedNode
 from terpd.api import create_app
 from terpd.api.connection import Connection
@@ -19,6 +20,7 @@ from terpd.api.pace import Pace
 from terpd.api.previews.upgraded import Upgraded
 from terpd.control.policy import Policy
 from terpd.control.services import Services
+from terpd.model.ports import Courier
 from terpd.model.sandbox import Size
 from terpd.sealing.keyring import KeyRing
 from terpd.store import SqliteStore, open_sqlite
@@ -59,11 +61,16 @@ class RunningApi:
 
 @contextlib.asynccontextmanager
 async def running_api(
-    directory: Path, *, pace: Pace | None = None, policy: Policy = POLICY, node: SimulatedNode | None = None
+    directory: Path,
+    *,
+    pace: Pace | None = None,
+    policy: Policy = POLICY,
+    node: SimulatedNode | None = None,
+    courier: Courier | None = None,
 ) -> AsyncIterator[RunningApi]:
     node = node or SimulatedNode()
     store = await open_sqlite(directory / "terp.db")
-    services = Services(store, node, policy, KEYS)
+    services = Services(store, node, policy, KEYS, courier or SilentCourier())
     config = uvicorn.Config(
         create_app(services, pace=pace),
         port=0,

@@ -10,6 +10,7 @@ from typing import Any
 
 from support.api import KEYS, POLICY
 from support.clock import FakeClock
+from support.couriers import SilentCourier
 from support.sandboxes import TENANT
 from support.simulated_node import SimulatedNode
 from terpd.control.create import CreateRequest
@@ -33,7 +34,7 @@ class Controlled:
         self.services = self._new()
 
     def _new(self) -> Services:
-        return Services(self.store, self.node, self.policy, KEYS, self.clock)
+        return Services(self.store, self.node, self.policy, KEYS, SilentCourier(), self.clock)
 
     async def create(self, **options: Any) -> Sandbox:
         """Options as of CreateRequest."""

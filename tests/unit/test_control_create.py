@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.api import KEYS, POLICY
 from support.clock import FakeClock
+from support.couriers import SilentCourier
 from support.sandboxes import TENANT
 from support.simulated_node import SimulatedNode
 from support.until import until
@@ -38,7 +39,7 @@ def node() -> SimulatedNode:
 
 @pytest.fixture
 def services(store: SqliteStore, node: SimulatedNode) -> Services:
-    return Services(store, node, POLICY, KEYS, FakeClock())
+    return Services(store, node, POLICY, KEYS, SilentCourier(), FakeClock())
 
 
 async def create(services: Services, idempotency: Idempotency | None = None) -> Sandbox:

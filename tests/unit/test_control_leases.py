@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.api import KEYS, POLICY
 from support.clock import FakeClock
+from support.couriers import SilentCourier
 from support.sandboxes import TENANT, make_sandbox
 from support.simulated_node import SimulatedNode
 from support.until import until
@@ -44,7 +45,7 @@ def node() -> SimulatedNode:
 
 @pytest.fixture
 def services(store: SqliteStore, node: SimulatedNode, clock: FakeClock) -> Services:
-    return Services(store, node, POLICY, KEYS, clock)
+    return Services(store, node, POLICY, KEYS, SilentCourier(), clock)
 
 
 @contextlib.asynccontextmanager
@@ -101,7 +102,7 @@ async def test_leases_that_ended_while_the_server_was_down(
     """They are due at once; nothing but the records is needed for it."""
     sandbox = await create(services, 10)
     clock.advance(3600)
-    async with Services(store, node, POLICY, KEYS, clock).running():
+    async with Services(store, node, POLICY, KEYS, SilentCourier(), clock).running():
         await until(lambda: sandbox.id not in node.machines)
 
 
@@ -187,7 +188,7 @@ async def test_lease_that_cannot_pause(
 
 async def test_lease_that_may_not_pause(store: SqliteStore, node: SimulatedNode, clock: FakeClock) -> None:
     """Without room among the paused ones it is terminated, as with on_timeout 'kill'."""
-    services = Services(store, node, dataclasses.replace(POLICY, max_snapshots=0), KEYS, clock)
+    services = Services(store, node, dataclasses.replace(POLICY, max_snapshots=0), KEYS, SilentCourier(), clock)
     async with reaper(services):
         sandbox = await create_pausing(services, 10)
         clock.advance(10)
@@ -235,7 +236,7 @@ async def test_lease_that_ended_during_a_pause_that_failed(
 
 async def test_paused_for_too_long(store: SqliteStore, node: SimulatedNode, clock: FakeClock) -> None:
     """It ends, its key is destroyed; one that was resumed in the last moment does not."""
-    services = Services(store, node, dataclasses.replace(POLICY, max_paused_s=100), KEYS, clock)
+    services = Services(store, node, dataclasses.replace(POLICY, max_paused_s=100), KEYS, SilentCourier(), clock)
     async with reaper(services):
         ends, resumed = await create(services, 10), await create(services, 1000)
         for sandbox in (ends, resumed):
@@ -252,7 +253,7 @@ async def test_paused_for_too_long(store: SqliteStore, node: SimulatedNode, cloc
 
 async def test_reaper_hears_of_pauses_and_resumes(store: SqliteStore, node: SimulatedNode, clock: FakeClock) -> None:
     """What they begin may end before what it sleeps for."""
-    services = Services(store, node, dataclasses.replace(POLICY, max_paused_s=30), KEYS, clock)
+    services = Services(store, node, dataclasses.replace(POLICY, max_paused_s=30), KEYS, SilentCourier(), clock)
     ends, resumed = await create(services, 1000), await create(services, 20)
     await services.pause(TENANT, resumed.id)
     async with reaper(services):

@@ -10,8 +10,17 @@ from terpd.api.auth import may_read, may_see_metrics, may_write
 from terpd.api.pace import Pace
 from terpd.control.keys import Caller
 from terpd.control.services import Services
-from terpd.model.errors import ExecNotFound, SandboxNotFound, SnapshotNotFound
-from terpd.model.ids import ExecId, SandboxId, StateId, parse_exec_id, parse_sandbox_id, parse_state_id
+from terpd.model.errors import ExecNotFound, SandboxNotFound, SnapshotNotFound, WebhookNotFound
+from terpd.model.ids import (
+    ExecId,
+    SandboxId,
+    StateId,
+    WebhookId,
+    parse_exec_id,
+    parse_sandbox_id,
+    parse_state_id,
+    parse_webhook_id,
+)
 
 
 async def _services(request: Request) -> Services:
@@ -45,11 +54,19 @@ async def _exec_id(command_id: Annotated[str, Path(description="`cmd_` and a ULI
     return parsed
 
 
+async def _webhook_id(webhook_id: Annotated[str, Path(description="`wh_` and a ULID")]) -> WebhookId:
+    parsed = parse_webhook_id(webhook_id)
+    if parsed is None:
+        raise WebhookNotFound(f"There is no such webhook: {webhook_id[:64]}")
+    return parsed
+
+
 GivenServices = Annotated[Services, Depends(_services)]
 GivenPace = Annotated[Pace, Depends(_pace)]
 GivenSandboxId = Annotated[SandboxId, Depends(_sandbox_id)]
 GivenSnapshotId = Annotated[StateId, Depends(_snapshot_id)]
 GivenExecId = Annotated[ExecId, Depends(_exec_id)]
+GivenWebhookId = Annotated[WebhookId, Depends(_webhook_id)]
 Reader = Annotated[Caller, Depends(may_read)]
 Writer = Annotated[Caller, Depends(may_write)]
 Operator = Annotated[Caller, Depends(may_see_metrics)]

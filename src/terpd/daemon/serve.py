@@ -25,6 +25,7 @@ from terpd.api.connection import Connection
 from terpd.api.previews.upgraded import Upgraded
 from terpd.control.keys import SCOPES
 from terpd.control.services import Services
+from terpd.courier.courier import PublicCourier
 from terpd.daemon.config import Config
 from terpd.daemon.data_dir import only_one
 from terpd.daemon.node import open_node
@@ -61,7 +62,8 @@ async def serve(config: Config, *, dev: bool) -> None:
         store = await open_sqlite(config.database)
         try:
             host, supervisor = await open_node(config)
-            services = Services(store, host, config.policy(), keys)
+            courier = PublicCourier(config.upstream(), anywhere=config.webhook_allow_private)
+            services = Services(store, host, config.policy(), keys, courier)
             await supervisor.open()
             try:
                 await warn_of_missing(store, keys, config.node_id)

@@ -13,9 +13,12 @@ from terpd.model.ids import SandboxId, TenantId
 from terpd.model.ports import Change, Idempotency
 from terpd.model.sandbox import FINAL, EndReason, Sandbox, Status
 from terpd.model.snapshot import Receipt, Snapshot
+from terpd.model.webhook import event_of
 from terpd.sealing.keyring import wrapped_with
 from terpd.store import queries
 from terpd.store.rows import receipt_to_row, sandbox_from_row
+from terpd.store.volumes import follow
+from terpd.store.webhooks import tell
 
 IDEMPOTENCY_KEPT = dt.timedelta(hours=24)
 
@@ -24,9 +27,7 @@ def move(
     connection: sa.Connection, sandbox_id: SandboxId, status: Status, at: dt.datetime, change: Change
 ) -> Sandbox | None:
     """As `Store.set_status`."""
-    before = None
-    if status in FINAL:  # takes the data key away, of which the receipt tells
-        before = connection.execute(queries.lock_sandbox, {"sandbox_id": sandbox_id}).first()
+    before = connection.execute(queries.lock_sandbox, {"sandbox_id": sandbox_id}).first()
     values = {
         "sandbox_id": sandbox_id,
         "at": at,
@@ -39,13 +40,16 @@ def move(
         "new_paused_expires_at": change.paused_expires_at,
     }
     row = connection.execute(queries.move_to[status], values).first()
-    if row is None:
+    if row is None or before is None:
         return None
-    sandbox = sandbox_from_row(row)
+    was, sandbox = sandbox_from_row(before), sandbox_from_row(row)
     check_on_node(connection, sandbox.tenant, change.max_on_node)
     _check_saved(connection, sandbox.tenant, change.max_saved)
-    if before is not None:
-        record_destroyed(connection, sandbox_from_row(before), at)
+    if status in FINAL:
+        record_destroyed(connection, was, at)
+    follow(connection, sandbox)
+    if event := event_of(was, sandbox, at):
+        tell(connection, event)
     if change.reason is EndReason.START_FAILED:
         connection.execute(queries.delete_idempotent_of_sandbox, {"sandbox_id": sandbox_id})
     return sandbox

@@ -32,6 +32,9 @@ from terpd.store.rows import (
     snapshot_to_row,
     traffic_from_row,
 )
+from terpd.store.usage import UsageRecords
+from terpd.store.volumes import VolumeRecords, attach, detach
+from terpd.store.webhooks import WebhookRecords
 
 _NO_CHANGE = Change()
 
@@ -57,7 +60,7 @@ def _prepare(path: Path, writer: sa.Engine) -> None:
     empty_log(writer)
 
 
-class SqliteStore:
+class SqliteStore(WebhookRecords, UsageRecords, VolumeRecords):
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
@@ -77,11 +80,16 @@ class SqliteStore:
                 connection.execute(queries.insert_metadata, pairs)
             if idempotency is not None:
                 record_idempotency(connection, sandbox, idempotency)
+            attach(connection, sandbox)
 
         await self._transactions.write(work)
 
     async def forget_sandbox(self, sandbox_id: SandboxId) -> None:
-        await self._transactions.write(lambda c: c.execute(queries.delete_starting, {"sandbox_id": sandbox_id}))
+        def work(connection: sa.Connection) -> None:
+            if connection.execute(queries.delete_starting, {"sandbox_id": sandbox_id}).rowcount:
+                detach(connection, sandbox_id)
+
+        await self._transactions.write(work)
 
     async def get_sandbox(self, tenant: TenantId, sandbox_id: SandboxId) -> Sandbox:
         values = {"of_tenant": tenant, "sandbox_id": sandbox_id}

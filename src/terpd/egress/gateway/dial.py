@@ -32,9 +32,15 @@ class DialFailed(Exception):
 
 
 class Dialer:
-    """Makes the connections of all sandboxes."""
+    """
+    Makes connections to what tenants name: for all sandboxes, and for the server itself.
 
-    def __init__(self, upstream: Upstream) -> None:
+    Args:
+        anywhere: Any address may be dialled, whatever its class.
+    """
+
+    def __init__(self, upstream: Upstream, *, anywhere: bool = False) -> None:
+        self._anywhere = anywhere
         self._resolver = Resolver(upstream.resolvers)
         self._routes = Routes()
         self._allowed = [ipaddress.ip_network(text) for text in upstream.allow_addresses]
@@ -61,20 +67,40 @@ class Dialer:
         except OSError as error:
             raise DialFailed(Reason.UNREACHABLE) from error
 
+    async def check(self, target: str | Address, lookups: asyncio.Semaphore) -> None:
+        """
+        Look up whether *target* may be dialled now. Names behind a proxy always may.
+
+        Raises:
+            DialFailed: NAME_UNRESOLVED, ADDRESS_FORBIDDEN or TIMED_OUT.
+        """
+        try:
+            if not isinstance(target, str):
+                self._permitted([target])
+            elif self._proxy is None:
+                await self._addresses(target, lookups)
+        except TimeoutError as error:
+            raise DialFailed(Reason.TIMED_OUT) from error
+
     async def _directly(
         self, target: str | Address, port: int, lookups: asyncio.Semaphore
     ) -> tuple[socket.socket, str]:
-        found = await self._resolver.resolve(target, lookups) if isinstance(target, str) else [target]
-        if not found:
-            raise DialFailed(Reason.NAME_UNRESOLVED)
-        addresses = self._permitted(found)[:_MAX_ATTEMPTS]
+        addresses = (await self._addresses(target, lookups))[:_MAX_ATTEMPTS]
         for address in addresses[:-1]:
             with contextlib.suppress(OSError):  # a TimeoutError is one
                 async with asyncio.timeout(_ATTEMPT_S):
                     return await _connect(address, port), str(address)
         return await _connect(addresses[-1], port), str(addresses[-1])
 
+    async def _addresses(self, target: str | Address, lookups: asyncio.Semaphore) -> Sequence[Address]:
+        found = await self._resolver.resolve(target, lookups) if isinstance(target, str) else [target]
+        if not found:
+            raise DialFailed(Reason.NAME_UNRESOLVED)
+        return self._permitted(found)
+
     def _permitted(self, addresses: Sequence[Address]) -> Sequence[Address]:
+        if self._anywhere:
+            return addresses
         permitted = [each for each in addresses if not forbidden(each, own=self._routes.own, allowed=self._allowed)]
         if not permitted:
             raise DialFailed(Reason.ADDRESS_FORBIDDEN)

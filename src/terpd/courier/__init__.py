@@ -1,0 +1,1 @@
+"""Outgoing HTTP of the server itself: posts to addresses that tenants name."""
