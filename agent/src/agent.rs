@@ -77,6 +77,8 @@ pub(crate) struct Agent {
     pub(crate) null: OwnedFd,
     pub(crate) random: OwnedFd,
     pub(crate) proc: OwnedFd,
+    /// The directory with the device that makes terminals.
+    pub(crate) terminals: OwnedFd,
     /// A directory of the file system that takes the logs of commands.
     pub(crate) disk: OwnedFd,
     boot_id: [u8; 16],
@@ -112,6 +114,7 @@ impl Agent {
             null: device("/dev/null")?,
             random: device("/dev/urandom")?,
             proc: rustix::fs::open("/proc", directory, Mode::empty())?,
+            terminals: rustix::fs::open(if owns_machine { "/dev/pts" } else { "/dev" }, directory, Mode::empty())?,
             disk: rustix::fs::open(disk, directory, Mode::empty())?,
             boot_id,
         })

@@ -32,7 +32,7 @@ const SHELLS: [(&str, &str); 2] = [("/bin/bash", "bash"), ("/bin/sh", "sh")];
 ///
 /// # Errors
 /// INVALID for a name that is empty or holds '=' or NUL, a value that holds NUL, or too much in all.
-pub(crate) fn merge_env(layers: [&BTreeMap<String, String>; 3]) -> Result<BTreeMap<String, String>, Fault> {
+pub(crate) fn merge_env(layers: &[&BTreeMap<String, String>]) -> Result<BTreeMap<String, String>, Fault> {
     let mut merged: BTreeMap<_, _> =
         BASE_ENV.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     for layer in layers {
@@ -133,7 +133,7 @@ mod tests {
     /// The request wins over the sandbox, the sandbox over the template, the template over the base.
     #[test]
     fn later_layers_win() {
-        let merged = merge_env([
+        let merged = merge_env(&[
             &env(&[("HOME", "/image"), ("A", "image"), ("B", "image")]),
             &env(&[("A", "sandbox"), ("B", "sandbox")]),
             &env(&[("B", "request")]),
@@ -150,7 +150,7 @@ mod tests {
     fn unusable_names_are_refused() {
         let none = env(&[]);
         for bad in [("", "x"), ("A=B", "x"), ("A\0", "x"), ("A", "x\0")] {
-            assert!(merge_env([&none, &none, &env(&[bad])]).is_err(), "{bad:?}");
+            assert!(merge_env(&[&none, &env(&[bad])]).is_err(), "{bad:?}");
         }
     }
 

@@ -7,6 +7,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
 use crate::exec::watch::Poller;
+use crate::wire::call::CHUNK_BYTES;
 
 pub(crate) struct Input {
     /// None: closed by us behind the last byte, or by the command.
@@ -43,8 +44,24 @@ impl Input {
     /// Queues *pieces*; *ended* closes the pipe behind them. Bounded by the starting stream's credit.
     pub(crate) fn push(&mut self, pieces: VecDeque<Vec<u8>>, ended: bool) {
         self.received += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
-        self.queue.extend(pieces);
+        for piece in pieces {
+            match self.queue.back_mut() {
+                // Small pieces become one: each would cost more to keep than it holds.
+                Some(last) if last.len() + piece.len() <= CHUNK_BYTES => last.extend_from_slice(&piece),
+                _ => self.queue.push_back(piece),
+            }
+        }
         self.ending |= ended;
+    }
+
+    /// What comes for it is not thrown away.
+    pub(crate) fn is_open(&self) -> bool {
+        self.end.is_some() && !self.ending
+    }
+
+    /// It is closed, or will be behind what is queued.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ending
     }
 
     /// Bytes that were queued so far.
@@ -66,7 +83,7 @@ impl Input {
         self.orphaned = self.queued();
     }
 
-    fn queued(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         self.queue.iter().map(Vec::len).sum::<usize>() - self.written
     }
 
@@ -74,7 +91,7 @@ impl Input {
     pub(crate) fn feed(&mut self, poller: &Poller, token: EventData) -> bool {
         let before = self.consumed;
         let Some(end) = &self.end else {
-            self.close();
+            self.close(poller);
             return self.consumed > before;
         };
         let waiting = loop {
@@ -92,7 +109,7 @@ impl Input {
                 Err(Errno::AGAIN) => break true,
                 Err(_) => {
                     // The command closed it.
-                    self.close();
+                    self.close(poller);
                     return true;
                 }
             }
@@ -104,15 +121,17 @@ impl Input {
             self.watched = false;
         }
         if !waiting && self.ending {
-            self.close();
+            self.close(poller);
         }
         self.consumed > before
     }
 
-    /// Closes the pipe, which takes it out of the poller; what is queued is read by nobody.
-    pub(crate) fn close(&mut self) {
-        self.end = None;
-        self.watched = false;
+    /// Closes the pipe; what is queued is read by nobody.
+    pub(crate) fn close(&mut self, poller: &Poller) {
+        if let (Some(end), true) = (self.end.take(), std::mem::take(&mut self.watched)) {
+            // A terminal would stay in the poller as long as our other descriptor of it.
+            let _ = epoll::delete(&poller.epoll, end);
+        }
         self.consumed += self.queued();
         self.queue.clear();
         self.written = 0;

@@ -4,8 +4,8 @@
 //! Running ── main process reaped ──► Draining ── pipes closed, or 500 ms ──► Exited ── 60 s ──► forgotten
 //! ```
 //! `Execs` is the table, `Exec` one command; `watch` is the thread that moves pipes and time and the one that writes
-//! logs, `serve` and `logged` the calls, `birth`, `streams`, `spawn` and `command` the start, `input` stdin, `output` what
-//! comes of a command, in a `ring` or a `log`, `tree` killing where there is no cgroup.
+//! logs, `serve`, `logged` and `typing` the calls, `birth`, `streams`, `spawn` and `command` the start, `input` stdin, `output` what
+//! comes of a command, in a `ring` or a `log`, `terminal` pseudo-terminals, `tree` killing where there is no cgroup.
 //!
 //! What is listed stays when it has exited, until 256 others are there.
 //!
@@ -22,7 +22,9 @@ pub(crate) mod ring;
 pub(crate) mod serve;
 pub(crate) mod spawn;
 pub(crate) mod streams;
+pub(crate) mod terminal;
 pub(crate) mod tree;
+pub(crate) mod typing;
 pub(crate) mod watch;
 
 use std::collections::BTreeMap;
@@ -105,8 +107,15 @@ impl Execs {
     /// Stops sending. What others send after this returns comes behind all output.
     pub(crate) fn freeze(&self) {
         // Locked, so that `tend` thaws nothing behind this.
-        let _table = lock(&self.table);
-        self.frozen.store(true, Ordering::SeqCst);
+        let execs: Vec<_> = {
+            let table = lock(&self.table);
+            self.frozen.store(true, Ordering::SeqCst);
+            table.by_key.values().cloned().collect()
+        };
+        // Who waits to type does not wait for what cannot come.
+        for exec in execs {
+            exec.poke_typists();
+        }
     }
 
     /// The guest goes on: places that are kept are kept from now, and readers get what was held up.

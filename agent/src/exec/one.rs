@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
+use rustix::termios::Winsize;
 
 use crate::cgroup::{Cgroups, Group};
 use crate::exec::input::Input;
@@ -14,11 +16,13 @@ use crate::exec::log::Log;
 use crate::exec::output::Output;
 use crate::exec::ring::Stream;
 use crate::exec::streams::Ours;
+use crate::exec::terminal;
 use crate::exec::tree;
+use crate::exec::typing::{Typed, MAX_WAITING_BYTES, ROOM_BOUND};
 use crate::exec::watch::{Ending, Poller};
-use crate::fault::Fault;
+use crate::fault::{Code, Fault};
 use crate::proto::{ExecEntry, ExecExited};
-use crate::sync::lock;
+use crate::sync::{lock, wait_while};
 use crate::wire::call::Call;
 
 /// An exited exec can be attached for this long (agent.proto).
@@ -60,6 +64,8 @@ pub(crate) struct Exec {
     output_poller: Arc<Poller>,
     listed: Option<Listed>,
     state: Mutex<State>,
+    /// The command has read, or will never again.
+    room: Condvar,
 }
 
 /// What is told of a command that stays in the list of commands.
@@ -121,6 +127,7 @@ struct State {
     /// None also where it goes the way of stdout.
     stderr: Option<Pipe>,
     stdin: Input,
+    has_stdin: bool,
     /// Whose data is the command's stdin.
     sender: Option<Arc<Call>>,
     /// The sender's session has ended: stdin is closed then unless another goes on with it.
@@ -161,6 +168,7 @@ impl Exec {
                 logging: false,
                 stdout: Some(pipe(parts.streams.stdout)),
                 stderr: parts.streams.stderr.map(pipe),
+                has_stdin: parts.streams.stdin.is_some(),
                 stdin: Input::new(parts.streams.stdin),
                 sender: None,
                 close_stdin_at: None,
@@ -173,6 +181,7 @@ impl Exec {
                 hang_up_at: None,
                 timed_out: false,
             }),
+            room: Condvar::new(),
         }
     }
 
@@ -190,6 +199,10 @@ impl Exec {
 
     pub(crate) fn is_listed(&self) -> bool {
         self.listed.is_some()
+    }
+
+    fn is_terminal(&self) -> bool {
+        self.listed.as_ref().is_some_and(|listed| listed.pty)
     }
 
     /// None for what is not listed.
@@ -464,6 +477,71 @@ impl Exec {
     fn feed(&self, state: &mut State) {
         if state.stdin.feed(&self.poller, self.data(TOKEN_STDIN)) {
             state.poke_readers();
+            self.room.notify_all();
+        }
+    }
+
+    /// Types what of it is not there yet, whole or not at all. Returns how much of stdin there is then.
+    ///
+    /// # Errors
+    /// INVALID: the command reads nothing that is typed, or no more, or not there yet. EXHAUSTED: it has not read what is
+    /// there. UNAVAILABLE: frozen.
+    pub(crate) fn type_in(&self, mut typed: Typed<'_>) -> Result<u64, Fault> {
+        let mut state = lock(&self.state);
+        if !self.is_listed() || !state.has_stdin {
+            return Err(Fault::invalid("exec_id: neither a terminal nor a background command with stdin"));
+        }
+        let closes = typed.close && !self.is_terminal();
+        if let (true, true, Some(pipe)) = (typed.close, self.is_terminal(), &state.stdout) {
+            typed.data.push(terminal::end_of_file(&*pipe.end));
+        }
+        let received = state.stdin.received();
+        if typed.offset.is_some_and(|offset| offset > received) {
+            return Err(Fault::invalid(format!("offset: beyond the {received} bytes there are")));
+        }
+        // The count only grows, also while room is waited for.
+        let there = |state: &State| typed.offset.map_or(0, |offset| state.stdin.received() - offset);
+        let missing = |state: &State| (typed.data.len() as u64).saturating_sub(there(state));
+        let lacks_room = |state: &State| state.stdin.queued() as u64 + missing(state) > MAX_WAITING_BYTES as u64;
+        let is_frozen = || typed.frozen.load(Ordering::SeqCst);
+        state = wait_while(&self.room, state, ROOM_BOUND, |state| {
+            state.stdin.is_open() && missing(state) > 0 && lacks_room(state) && !is_frozen()
+        });
+        let skipped = usize::try_from(there(&state)).unwrap_or(usize::MAX);
+        let rest = typed.data.get(skipped..).unwrap_or_default();
+        if rest.is_empty() && (!closes || state.stdin.is_ended()) {
+            return Ok(state.stdin.received());
+        }
+        if is_frozen() {
+            return Err(Fault::new(Code::Unavailable, "the guest is frozen: Wake comes first"));
+        }
+        if !state.stdin.is_open() {
+            return Err(Fault::invalid("the command reads no more: its stdin is closed"));
+        }
+        if !rest.is_empty() && lacks_room(&state) {
+            return Err(Fault::exhausted(format!("the command does not read: {} bytes wait", state.stdin.queued())));
+        }
+        state.stdin.push([rest.to_vec()].into(), closes);
+        self.feed(&mut state);
+        Ok(state.stdin.received())
+    }
+
+    /// Makes those who wait for room look again.
+    pub(crate) fn poke_typists(&self) {
+        // Locked, so that none is between its look and its wait.
+        let _state = lock(&self.state);
+        self.room.notify_all();
+    }
+
+    /// # Errors
+    /// INVALID: it has no terminal.
+    pub(crate) fn resize(&self, size: Winsize) -> Result<(), Fault> {
+        if !self.is_terminal() {
+            return Err(Fault::invalid("exec_id: not a terminal"));
+        }
+        match &lock(&self.state).stdout {
+            Some(pipe) => terminal::resize(&*pipe.end, size),
+            None => Ok(()),
         }
     }
 
@@ -544,7 +622,8 @@ impl Exec {
         state.phase = Phase::Draining { until: now + DRAIN, left_bytes: DRAIN_BYTES, exited };
         state.timeout_at = None;
         state.close_stdin_at = None;
-        state.stdin.close();
+        state.stdin.close(&self.poller);
+        self.room.notify_all();
         self.finish_if_drained(&mut state);
     }
 
@@ -608,7 +687,12 @@ impl Exec {
                         cgroups.release(group);
                     }
                 }
-                (!self.is_listed()).then(|| at + ATTACHABLE_FOR)
+                let over_at = at + ATTACHABLE_FOR;
+                if let (Output::Ring(ring), true) = (&mut state.output, over_at <= now && state.readers.is_empty()) {
+                    // Of a terminal that stays in the list only the end is kept.
+                    ring.shrink();
+                }
+                (!self.is_listed() || over_at > now).then_some(over_at)
             }
         };
         let returns = [state.kept.as_ref().map(|kept| kept.until), state.close_stdin_at];

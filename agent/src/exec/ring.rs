@@ -62,6 +62,14 @@ impl Ring {
         true
     }
 
+    /// Keeps no more than a ring may when memory is short.
+    pub(crate) fn shrink(&mut self) {
+        while self.cost > SMALL_BYTES {
+            let Some(oldest) = self.records.pop_front() else { break };
+            self.charge(-(cost_of(&oldest).cast_signed()));
+        }
+    }
+
     fn bound(&self) -> usize {
         if self.budget.load(Ordering::Relaxed) > SHARED_BYTES {
             SMALL_BYTES

@@ -15,7 +15,7 @@ use crate::exec::logged::MAX_SHOWN_BYTES;
 use crate::exec::one::{Exec, Listed, Next, Parts};
 use crate::exec::ring::Stream;
 use crate::exec::spawn::{spawn, Child, Program, SpawnError, Surroundings};
-use crate::exec::{streams, Execs};
+use crate::exec::{streams, terminal, Execs};
 use crate::fault::Fault;
 use crate::proto::exec_output::Stream as WireStream;
 use crate::proto::{reply, ExecAttach, ExecOutput, ExecSignal, ExecStart, ExecStarted};
@@ -27,7 +27,7 @@ const MAX_SIGNAL: u32 = 64;
 
 /// *starting* lasts until the program runs.
 pub(crate) fn start(agent: &Agent, call: &Arc<Call>, ask: ExecStart, starting: Option<Starting>) -> Result<(), Stop> {
-    let (stdin, is_followed) = (ask.stdin, !ask.background);
+    let (stdin, is_followed) = (ask.stdin, !ask.background && ask.pty.is_none());
     let exec = launch(agent, &ask)?;
     drop(ask);
     if !is_followed {
@@ -42,6 +42,9 @@ pub(crate) fn start(agent: &Agent, call: &Arc<Call>, ask: ExecStart, starting: O
 pub(crate) fn attach(agent: &Agent, call: &Arc<Call>, ask: &ExecAttach) -> Result<(), Stop> {
     agent.await_start(&ask.exec_id);
     let exec = agent.execs.find(&ask.exec_id)?;
+    if ask.stdin && exec.is_listed() {
+        return Err(Fault::invalid("stdin: what a background command or a terminal reads is typed (ExecInput)").into());
+    }
     Follower::attach(&agent.execs, exec, call, ask.offset, ask.stdin).follow()
 }
 
@@ -66,8 +69,10 @@ fn launch(agent: &Agent, ask: &ExecStart) -> Result<Arc<Exec>, Fault> {
         command::working_directory(cwd)
     })?;
     let (streams, theirs) = streams::open(agent, ask)?;
-    let listed = ask.background.then(|| listed(ask));
-    let env = command::merge_env([&agent.image_env, &lock(&agent.life).env, &ask.env])?;
+    let listed = (ask.background || ask.pty.is_some()).then(|| listed(ask));
+    let term = ask.pty.map(|_| terminal::TERM).map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let term = term.into_iter().collect();
+    let env = command::merge_env(&[&term, &agent.image_env, &lock(&agent.life).env, &ask.env])?;
     let program = command::program(&ask.command, &ask.argv, &env)?;
     let execs = &agent.execs;
     let timeout = (ask.timeout_ms > 0).then(|| Duration::from_millis(ask.timeout_ms));
@@ -104,7 +109,11 @@ fn listed(ask: &ExecStart) -> Listed {
     let mut command = if ask.argv.is_empty() { ask.command.clone() } else { ask.argv.join(" ") };
     let end = (0..=MAX_SHOWN_BYTES.min(command.len())).rev().find(|end| command.is_char_boundary(*end));
     command.truncate(end.unwrap_or(0));
-    Listed { command, started_ns: now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec), pty: false }
+    Listed {
+        command,
+        started_ns: now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec),
+        pty: ask.pty.is_some(),
+    }
 }
 
 /// Spawns into a cgroup of its own, where there are any.

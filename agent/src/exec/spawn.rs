@@ -173,6 +173,8 @@ extern "C" fn child(plan: *mut Plan) -> ! {
                 give_up(plan);
             }
         }
+        // A terminal becomes the session's own; nothing else can.
+        libc::ioctl(0, libc::TIOCSCTTY, 0);
         if libc::fchdir(plan.cwd) < 0 {
             give_up(plan);
         }

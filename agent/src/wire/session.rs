@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use prost::Message;
 
 use crate::agent::{Agent, Starting};
-use crate::exec::{logged, serve as exec_calls};
+use crate::exec::{logged, serve as exec_calls, typing};
 use crate::fault::{Code, Fault};
 use crate::files;
 use crate::log;
@@ -246,6 +246,8 @@ fn perform(agent: &Agent, call: &Arc<Call>, ask: Ask, starting: Option<Starting>
         Ask::ExecStart(ask) => exec_calls::start(agent, call, ask, starting),
         Ask::ExecAttach(ask) => exec_calls::attach(agent, call, &ask),
         Ask::ExecList(_) => logged::list(agent, call),
+        Ask::ExecInput(ask) => typing::input(agent, call, ask),
+        Ask::ExecResize(ask) => Ok(typing::resize(agent, &ask)?),
         Ask::ExecLog(ask) => logged::read(agent, call, &ask),
         Ask::FileRead(ask) => files::read::read(call, &ask),
         Ask::FileWrite(ask) => files::write::write(roots, call, &ask),
