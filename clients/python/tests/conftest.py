@@ -236,6 +236,19 @@ def wire() -> Iterator[WireServer]:
     server.close()
 
 
+@pytest.fixture
+def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the client would have slept; it does not."""
+    slept: list[float] = []
+
+    async def sleep_async(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("terp.pairs.sleep_async", sleep_async)
+    monkeypatch.setattr("terp.pairs.sleep", slept.append)
+    return slept
+
+
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on the developer's own server or key."""

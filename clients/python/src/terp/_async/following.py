@@ -65,8 +65,8 @@ async def follow(
                         raise LogDropped(
                             f"Output from {end} on is not kept any more", fields={"first_offset": event.offset}
                         )
-                    end = reader.end
-                    failures = 0
+                    if isinstance(event, Stdout | Stderr):
+                        end, failures = reader.end, 0
                     yield event
         except (ConnectionFailed, RequestTimeout, Unavailable):
             failures = 1 if time.monotonic() - began > GOOD_CONNECTION_S else failures + 1

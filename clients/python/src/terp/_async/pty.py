@@ -12,7 +12,7 @@ from terp import pairs
 from terp._async.client import AsyncTerp
 from terp._async.following import follow
 from terp._async.part import AsyncSandboxPart
-from terp.errors import ConnectionFailed, DeadlineExceeded, ExecKilled, RequestTimeout, Unavailable
+from terp.errors import BadReply, ConnectionFailed, DeadlineExceeded, ExecKilled, RequestTimeout, Unavailable
 from terp.models import PtyInfo, Stderr, Stdout
 from terp.protocol import command_replies as replies
 from terp.protocol import command_requests as requests
@@ -63,6 +63,8 @@ class AsyncPty:
             while left:
                 begin, piece = end, left[:MAX_INPUT_BYTES]
                 end, repeated = await self._type_again(begin, piece)
+                if end <= begin:
+                    raise BadReply(f"The terminal has accepted {end} bytes now, and {begin} before")
                 if end <= begin + len(piece) or repeated:
                     left = left[min(end - begin, len(piece)) :]
                 # else somebody else had typed before: none of this was taken, so it goes to where the terminal is now

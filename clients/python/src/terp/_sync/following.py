@@ -64,8 +64,8 @@ def follow(client: Terp, request_at: Callable[[int], Request], *, offset: int, g
                         raise LogDropped(
                             f"Output from {end} on is not kept any more", fields={"first_offset": event.offset}
                         )
-                    end = reader.end
-                    failures = 0
+                    if isinstance(event, Stdout | Stderr):
+                        end, failures = reader.end, 0
                     yield event
         except (ConnectionFailed, RequestTimeout, Unavailable):
             failures = 1 if time.monotonic() - began > GOOD_CONNECTION_S else failures + 1

@@ -24,7 +24,7 @@ def presign(
     """
     Print an address at which anybody who has it reads, or with --upload writes, one file of a sandbox.
 
-    Example: curl -T data.csv "$(terp presign --upload sbx_01J8ZQ4T9M5V3K7C2N6R1W0XYB:/workspace/data.csv)"
+    Example: terp presign --upload sbx_01J8ZQ4T9M5V3K7C2N6R1W0XYB:/workspace/data.csv
     """
     sandbox_id, remote = remote_path(path)
     files = Sandbox.get(sandbox_id).files

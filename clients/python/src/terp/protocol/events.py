@@ -88,6 +88,7 @@ class ExecReader:
         decoder = codecs.getincrementaldecoder("utf-8")
         self._texts = {"stdout": decoder("replace"), "stderr": decoder("replace")}
         self.end = offset
+        self._started = False
         self.finished = False
 
     def read(self, payload: bytes) -> Iterator[ExecEvent]:
@@ -102,6 +103,9 @@ class ExecReader:
             frame = json.loads(payload)
             kind = frame.get("kind")
             if kind == "exec_started":
+                if self._started:
+                    return
+                self._started = True
                 yield Started(pid=int(frame.get("pid") or 0), command_id=str(frame.get("command_id") or ""))
             elif kind == "exec_chunk":
                 data = base64.b64decode(frame["data"], validate=True)
