@@ -11,6 +11,7 @@ from terpd.api.app import describe_app
 from terpd.api.auth import OPEN_PATHS, PRESIGNED
 
 SBX = "/v1/sandboxes/sbx_01JG0000000000000000000000"
+VOL = "/v1/sandboxes/volumes/vol_01JG0000000000000000000000"
 SNAP = "/v1/sandboxes/snapshots/snap_01JG0000000000000000000000"
 HOOK = "/v1/sandboxes/webhooks/wh_01JG0000000000000000000000"
 CMD = "cmd_01JG0000000000000000000000"
@@ -31,6 +32,12 @@ CASES = {
     "POST /v1/sandboxes/{sandbox_id}/resume": (f"{SBX}/resume", "sandboxes:write"),
     "POST /v1/sandboxes/{sandbox_id}/fork": (f"{SBX}/fork", "sandboxes:write"),
     "POST /v1/sandboxes/{sandbox_id}/snapshots": (f"{SBX}/snapshots", "sandboxes:write"),
+    "POST /v1/sandboxes/volumes": ("/v1/sandboxes/volumes", "sandboxes:write"),
+    "GET /v1/sandboxes/volumes": ("/v1/sandboxes/volumes", "sandboxes:read"),
+    "GET /v1/sandboxes/volumes/{volume_id}": (VOL, "sandboxes:read"),
+    "PATCH /v1/sandboxes/volumes/{volume_id}": (VOL, "sandboxes:write"),
+    "DELETE /v1/sandboxes/volumes/{volume_id}": (VOL, "sandboxes:write"),
+    "POST /v1/sandboxes/volumes/{volume_id}/move": (f"{VOL}/move", "sandboxes:write"),
     "GET /v1/sandboxes/snapshots": ("/v1/sandboxes/snapshots", "sandboxes:read"),
     "GET /v1/sandboxes/snapshots/{snapshot_id}": (SNAP, "sandboxes:read"),
     "DELETE /v1/sandboxes/snapshots/{snapshot_id}": (SNAP, "sandboxes:write"),

@@ -50,12 +50,13 @@ from terpd.model.guest import (
     OutputStream,
     PtySize,
 )
-from terpd.model.ids import ExecId, SandboxId, StateId
+from terpd.model.ids import ExecId, SandboxId, StateId, VolumeId
 from terpd.model.network import EgressRecord, NetworkSpec
 from terpd.model.ports import MachinePhase, MachineSpec, NodeCapacity, StateRef
 from terpd.model.snapshot import SavedState
 from terpd.model.template import TemplateInfo
 from terpd.model.usage import LiveUsage, MachineTotal
+from terpd.model.volume import VolumeRef
 
 PIECE_BYTES = 32 * 1024
 
@@ -120,7 +121,8 @@ class SimulatedNode:
     """
     Faults to set: `start_error` is raised instead of starting, `stop_error` instead of stopping, `capture_error`
     instead of saving, `continue_error` instead of continuing (and the machine ends), `collect_error` instead of
-    collecting, `state_error` instead of telling whether there is a state, `network_error` instead of setting a policy;
+    collecting, `volume_error` instead of storing or removing a volume, `state_error` instead of telling whether there
+    is a state, `network_error` instead of setting a policy;
     `start_gate`, `capture_gate` and `network_gate` hold starts, captures and policies back while they are not set;
     `usage` and `totals` are what machines use;
     `read_error_after` breaks a file read after so many bytes. What is written to a path in `swallowed` is only counted.
@@ -153,6 +155,9 @@ class SimulatedNode:
         self.released: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.detached: list[ExecId] = []
         self.finished: list[ExecId] = []
+        self.volumes: dict[VolumeId, tuple[bytes, dict[str, SimulatedFile]]] = {}
+        self.checkpoints: set[VolumeId] = set()
+        self.volume_error: TerpError | None = None
         self.stopped: list[SandboxId] = []
         self.collections: list[frozenset[StateId]] = []
         self.sent_bytes = 0
@@ -184,7 +189,15 @@ class SimulatedNode:
             raise AlreadyExists("There is a machine of that id")
         if len(self.machines) >= self.machines_cap:
             raise CapacityUnavailable("The node is full")
-        self.machines[spec.sandbox_id] = SimulatedMachine(spec, self._memory(spec), network=spec.network)
+        memory = self._memory(spec)
+        if spec.volume is not None:
+            held = [machine.spec.volume.id for machine in self.machines.values() if machine.spec.volume is not None]
+            assert spec.volume.id not in held, "two machines with one volume"
+            key, files = self.volumes.setdefault(spec.volume.id, (spec.volume.key, {}))
+            assert key == spec.volume.key, "not the key that the volume was made with"
+            self.checkpoints.discard(spec.volume.id)
+            memory.files |= files
+        self.machines[spec.sandbox_id] = SimulatedMachine(spec, memory, network=spec.network)
 
     def _memory(self, spec: MachineSpec) -> Memory:
         if spec.state is None:
@@ -207,6 +220,9 @@ class SimulatedNode:
     def _remove(self, sandbox_id: SandboxId) -> None:
         machine = self.machines.pop(sandbox_id, None)
         if machine is not None:
+            if machine.spec.volume is not None:
+                files = {path: file for path, file in machine.files.items() if path.startswith("/persist/")}
+                self.volumes[machine.spec.volume.id] = (machine.spec.volume.key, files)
             machine.gone.set()
             machine.cut.set()
 
@@ -235,9 +251,7 @@ class SimulatedNode:
         assert key == machine.spec.key, "not the key that the machine was started with"
         return machine
 
-    async def _capture(
-        self, machine: SimulatedMachine, into: StateRef, *, with_secrets: bool = True
-    ) -> SavedState:
+    async def _capture(self, machine: SimulatedMachine, into: StateRef, *, with_secrets: bool = True) -> SavedState:
         machine.capturing = True
         machine.phase = MachinePhase.HELD
         self._saving.add(into.id)
@@ -277,6 +291,23 @@ class SimulatedNode:
         self.collections.append(frozenset(keep))
         for state_id in set(self.states) - set(keep) - self._saving:
             del self.states[state_id]
+
+    # ---- volumes ----
+
+    async def checkpoint_volume(self, volume: VolumeRef) -> None:
+        if self.volume_error is not None:
+            raise self.volume_error
+        if volume.id in self.volumes:
+            self.checkpoints.add(volume.id)
+
+    async def remove_volume(self, volume_id: VolumeId) -> None:
+        if self.volume_error is not None:
+            raise self.volume_error
+        self.volumes.pop(volume_id, None)
+
+    async def collect_volumes(self, keep: Collection[VolumeId]) -> None:
+        for volume_id in set(self.volumes) - set(keep):
+            del self.volumes[volume_id]
 
     # ---- network ----
 

@@ -26,8 +26,10 @@ from terpd.api.routes import (
     sandboxes,
     snapshots,
     usage,
+    volumes,
     webhooks,
 )
+from terpd.api.routes import exec as exec_routes
 from terpd.control.services import Services
 
 API_VERSION = "1.0.0"  # of the HTTP API, not of the product
@@ -45,6 +47,7 @@ def describe_app() -> FastAPI:
     )
     app.include_router(limits.router)  # /v1/sandboxes/limits and …/snapshots go before /v1/sandboxes/{sandbox_id}
     app.include_router(snapshots.router)
+    app.include_router(volumes.router)
     app.include_router(webhooks.router)
     app.include_router(sandboxes.router)
     app.include_router(pause.router)

@@ -10,15 +10,17 @@ from terpd.api.auth import may_read, may_see_metrics, may_write
 from terpd.api.pace import Pace
 from terpd.control.keys import Caller
 from terpd.control.services import Services
-from terpd.model.errors import ExecNotFound, SandboxNotFound, SnapshotNotFound, WebhookNotFound
+from terpd.model.errors import ExecNotFound, SandboxNotFound, SnapshotNotFound, VolumeNotFound, WebhookNotFound
 from terpd.model.ids import (
     ExecId,
     SandboxId,
     StateId,
+    VolumeId,
     WebhookId,
     parse_exec_id,
     parse_sandbox_id,
     parse_state_id,
+    parse_volume_id,
     parse_webhook_id,
 )
 
@@ -61,11 +63,19 @@ async def _webhook_id(webhook_id: Annotated[str, Path(description="`wh_` and a U
     return parsed
 
 
+async def _volume_id(volume_id: Annotated[str, Path(description="`vol_` and a ULID")]) -> VolumeId:
+    parsed = parse_volume_id(volume_id)
+    if parsed is None:
+        raise VolumeNotFound(f"There is no such volume: {volume_id[:64]}")
+    return parsed
+
+
 GivenServices = Annotated[Services, Depends(_services)]
 GivenPace = Annotated[Pace, Depends(_pace)]
 GivenSandboxId = Annotated[SandboxId, Depends(_sandbox_id)]
 GivenSnapshotId = Annotated[StateId, Depends(_snapshot_id)]
 GivenExecId = Annotated[ExecId, Depends(_exec_id)]
+GivenVolumeId = Annotated[VolumeId, Depends(_volume_id)]
 GivenWebhookId = Annotated[WebhookId, Depends(_webhook_id)]
 Reader = Annotated[Caller, Depends(may_read)]
 Writer = Annotated[Caller, Depends(may_write)]

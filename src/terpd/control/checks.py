@@ -49,6 +49,13 @@ def check_name(name: str | None) -> None:
         raise InvalidRequest(f"name must have 1 to {MAX_NAME_BYTES} bytes, all of them printable")
 
 
+def check_volume_name(name: str) -> None:
+    """A volume's name is unique in its tenant, and is never taken for an id."""
+    check_name(name)
+    if name != name.strip() or name.startswith("vol_"):
+        raise InvalidRequest("A volume's name must neither begin with 'vol_' nor begin or end with a space")
+
+
 def check_env(env: Mapping[str, str]) -> None:
     if len(env) > MAX_ENV_PAIRS:
         raise TooLarge(f"env may have {MAX_ENV_PAIRS} variables at most; it has: {len(env)}")

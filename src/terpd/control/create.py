@@ -24,6 +24,7 @@ from terpd.control.network import Networks, network_spec
 from terpd.control.policy import Policy
 from terpd.control.shielded import Shielded
 from terpd.control.undo import undo
+from terpd.control.volumes import Volumes
 from terpd.model.errors import (
     AlreadyExists,
     CapacityUnavailable,
@@ -42,6 +43,7 @@ from terpd.model.ids import SandboxId, TenantId, new_sandbox_id, parse_state_id
 from terpd.model.ports import Change, Idempotency, MachineSpec, Node, StateRef, Store
 from terpd.model.sandbox import EndReason, Network, OnTimeout, Sandbox, Status
 from terpd.model.snapshot import Snapshot, SnapshotStatus
+from terpd.model.volume import Volume
 from terpd.sealing.keyring import KeyRing
 
 _TEMPLATE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -83,10 +85,15 @@ class CreateRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlannedSandbox:
-    """A request that was checked, and the sandbox it will be: STARTING, with its id, recorded nowhere yet."""
+    """
+    A request that was checked, and the sandbox it will be: STARTING, with its id, recorded nowhere yet.
+
+    `new_volume`: it names a volume that there was not then.
+    """
 
     sandbox: Sandbox
     machine: MachineSpec
+    new_volume: Volume | None = None
 
 
 class CreateSandbox:
@@ -102,7 +109,9 @@ class CreateSandbox:
         collector: Collector,
         shielded: Shielded,
         networks: Networks,
+        volumes: Volumes,
     ) -> None:
+        self._volumes = volumes
         self._networks = networks
         self._store = store
         self._node = node
@@ -121,7 +130,8 @@ class CreateSandbox:
             PlanLimit: A sandbox may not run that long.
             SnapshotNotFound.
             StateConflict: The snapshot is still being taken, or could not be taken.
-            StateMismatch: The snapshot is on another node, or its key cannot be unwrapped.
+            StateMismatch: The snapshot is on another node, or its key or the volume's cannot be unwrapped.
+            VolumeNotFound: By its id.
         """
         check_offered(request, self._policy)
         allow_domains = check_allow_domains(request.allow_domains)
@@ -134,6 +144,11 @@ class CreateSandbox:
         expires_at = now + dt.timedelta(seconds=request.timeout_s)
         check_lifetime(expires_at, began_at=now, maximum_s=self._policy.max_running_lifetime_s)
         snapshot, state = await self._snapshot(tenant, request.snapshot)
+        volume = new_volume = None
+        if request.volume is not None:
+            volume = await self._volumes.find(tenant, request.volume)
+            if volume is None:
+                volume = new_volume = self._volumes.new(tenant, request.volume)
         size = self._policy.sizes.get(request.size) if snapshot is None else snapshot.size
         if size is None:
             raise InvalidRequest(f"size must be one of {', '.join(self._policy.sizes)}")
@@ -157,6 +172,8 @@ class CreateSandbox:
             snapshot=None if snapshot is None else snapshot.id,
             credentials=tuple(replace(credential, value="") for credential in credentials),
             preview_auth=request.preview_auth,
+            volume=None if volume is None else volume.name,
+            volume_id=None if volume is None else volume.id,
             key_id=key.id,
             sealed_key=key.sealed,
         )
@@ -174,8 +191,9 @@ class CreateSandbox:
             state=state,
             fork=state is not None,
             network=network_spec(sandbox, credentials),
+            volume=None if volume is None else self._volumes.ref(volume),
         )
-        return PlannedSandbox(sandbox, machine)
+        return PlannedSandbox(sandbox, machine, new_volume)
 
     async def __call__(self, planned: PlannedSandbox, *, idempotency: Idempotency | None = None) -> Sandbox:
         """
@@ -188,7 +206,8 @@ class CreateSandbox:
             TemplateNotFound, PlanLimit, CapacityUnavailable: Nothing was created.
             IdempotencyMismatch: The key was used for something else.
             GuestFault, DeadlineExceeded: The machine did not come up; the sandbox is recorded as FAILED.
-            StateConflict: It was terminated while it was starting.
+            VolumeInUse: Another sandbox holds the volume. Nothing was created.
+            StateConflict: It was terminated while it was starting, or the volume is being moved.
         """
         tenant = planned.sandbox.tenant
         if idempotency is None:
@@ -204,6 +223,8 @@ class CreateSandbox:
                 continue
 
     async def _start(self, planned: PlannedSandbox, idempotency: Idempotency | None) -> Sandbox:
+        if planned.new_volume is not None:
+            return await self._start_with_new_volume(planned, planned.new_volume, idempotency)
         sandbox = planned.sandbox
         state = planned.machine.state
         with contextlib.ExitStack() as stack:
@@ -226,6 +247,23 @@ class CreateSandbox:
             except Exception as error:
                 await undo(error, self._fail(sandbox.id))
                 raise
+
+    async def _start_with_new_volume(
+        self, planned: PlannedSandbox, volume: Volume, idempotency: Idempotency | None
+    ) -> Sandbox:
+        """Record the volume first. A create that fails takes it away again."""
+        try:
+            await self._volumes.add(volume)
+        except AlreadyExists:  # another create was faster, and made it
+            made = await self._store.get_volume(volume.tenant, volume.name)
+            sandbox = replace(planned.sandbox, volume_id=made.id)
+            machine = replace(planned.machine, volume=self._volumes.ref(made))
+            return await self._start(PlannedSandbox(sandbox, machine), idempotency)
+        try:
+            return await self._start(replace(planned, new_volume=None), idempotency)
+        except Exception as error:
+            await undo(error, self._volumes.drop(volume))
+            raise
 
     async def _confirm(self, sandbox: Sandbox) -> Sandbox:
         now = self._clock.now()
@@ -289,8 +327,8 @@ def check_offered(request: CreateRequest, policy: Policy) -> None:
         raise InvalidRequest("template or snapshot must be given, and not both")
     if request.template is not None and not _TEMPLATE.fullmatch(request.template):
         raise InvalidRequest("template must be a name: letters, digits, '.', '_' and '-', 64 at most")
-    if request.volume is not None:
-        raise NotOffered("This server offers no volumes; leave volume out")
+    if request.volume is not None and request.snapshot is not None:
+        raise InvalidRequest("volume goes with a template; leave it out, or leave snapshot out")
     if request.region not in (None, policy.region):
         raise NotOffered(f"This server has one region; leave region out or say: {policy.region}")
 

@@ -28,6 +28,7 @@ from terpd.control.policy import Policy
 from terpd.control.shielded import Shielded
 from terpd.control.snapshots import new_snapshot
 from terpd.control.undo import undo
+from terpd.control.volumes import check_no_volume
 from terpd.model.errors import InvalidRequest, StateConflict, TerpError
 from terpd.model.ids import SandboxId, StateId, TenantId, new_sandbox_id, new_state_id
 from terpd.model.ports import Change, MachineSpec, Node, StateRef, Store
@@ -120,6 +121,7 @@ class ForkSandbox:
         check_lifetime(expires_at, began_at=now, maximum_s=self._policy.max_running_lifetime_s)
         source = await self._store.get_sandbox(tenant, sandbox_id)
         require_running(source)
+        check_no_volume(source.volume, source.id)
         return await self._shielded.run(self._fork(source, request))
 
     async def _fork(self, source: Sandbox, request: ForkRequest) -> Forked:

@@ -30,6 +30,7 @@ class Policy:
         max_snapshots: A tenant's paused sandboxes.
         max_named_snapshots: A tenant's named snapshots.
         max_fork: Children of one fork.
+        max_volumes: A tenant's volumes.
         max_running_lifetime_s: From start or resume to the latest end of a lease; None for no bound.
         max_paused_s: From pause to termination; None for never.
         default_domains: What `restricted` allows without a list of its own, besides the template's package hosts.
@@ -46,6 +47,7 @@ class Policy:
     max_snapshots: int = 50
     max_named_snapshots: int = 50
     max_fork: int = 32
+    max_volumes: int = 100
     max_running_lifetime_s: int | None = None
     max_paused_s: int | None = None
     default_domains: Sequence[str] = ()

@@ -20,6 +20,7 @@ from terpd.control.pause import unwrap_key
 from terpd.control.policy import Policy
 from terpd.control.shielded import Shielded
 from terpd.control.undo import undo
+from terpd.control.volumes import Volumes
 from terpd.model.errors import StateConflict, StateDamaged
 from terpd.model.ids import SandboxId, TenantId
 from terpd.model.ports import Change, MachineSpec, Node, StateRef, Store
@@ -40,7 +41,9 @@ class ResumeSandbox:
         collector: Collector,
         shielded: Shielded,
         networks: Networks,
+        volumes: Volumes,
     ) -> None:
+        self._volumes = volumes
         self._networks = networks
         self._store = store
         self._node = node
@@ -94,6 +97,7 @@ class ResumeSandbox:
         if sandbox.state_id is None:
             raise StateDamaged(f"Sandbox {sandbox.id} has no saved state")
         key = unwrap_key(self._keys, sandbox)
+        volume = await self._volumes.ref_of(sandbox.tenant, sandbox.volume_id)
         await self._node.stop_machine(sandbox.id)  # in case it did not end at the pause
         await self._node.start_machine(
             MachineSpec(
@@ -103,6 +107,7 @@ class ResumeSandbox:
                 key=key,
                 state=StateRef(sandbox.state_id, key),
                 network=self._networks.spec(sandbox),
+                volume=volume,
             )
         )
 

@@ -40,6 +40,7 @@ from terpd.control.shielded import Shielded
 from terpd.control.snapshots import Snapshots
 from terpd.control.terminate import TerminateSandbox
 from terpd.control.usage import UsageMeter
+from terpd.control.volumes import Volumes
 from terpd.control.webhooks import Webhooks
 from terpd.model.ports import Courier, Node, Store
 from terpd.sealing.keyring import KeyRing
@@ -70,9 +71,10 @@ class Services:
         self.node = node
         credentials = Credentials()
         networks = Networks(store, node, credentials)
-        self.create = CreateSandbox(*changing, networks)
+        volumes = self.volumes = Volumes(store, node, policy, keys, clock, shielded)
+        self.create = CreateSandbox(*changing, networks, volumes)
         self.pause = PauseSandbox(*changing)
-        self.resume = ResumeSandbox(*changing, networks)
+        self.resume = ResumeSandbox(*changing, networks, volumes)
         self.fork = ForkSandbox(*changing, networks)
         self.snapshots = Snapshots(store, node, policy, keys, clock, at_work, collector, shielded)
         self.terminate = TerminateSandbox(store, node, clock, collector, shielded, credentials)
@@ -107,6 +109,7 @@ class Services:
             TerpError: Records or machines cannot be read.
         """
         await self.reconcile.at_start()
+        await self.volumes.at_start()
         tasks = [
             asyncio.create_task(_kept_alive(name, loop), name=name)
             for name, loop in (
@@ -114,6 +117,7 @@ class Services:
                 ("exits", self.reconcile.watch_exits),
                 ("sweeps", self.reconcile.run_sweeps),
                 ("collections", self.collector.run),
+                ("volumes", self.volumes.run),
                 ("egress", self.egress.record),
                 ("egress_pruning", self.egress.run_pruning),
                 ("deliveries", self.deliveries.run),

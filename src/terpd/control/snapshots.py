@@ -17,6 +17,7 @@ from terpd.control.pause import unwrap_key
 from terpd.control.policy import Policy
 from terpd.control.shielded import Shielded
 from terpd.control.undo import undo
+from terpd.control.volumes import check_no_volume
 from terpd.model.errors import StateConflict
 from terpd.model.ids import SandboxId, StateId, TenantId, new_state_id
 from terpd.model.ports import Node, StateRef, Store
@@ -66,6 +67,7 @@ class Snapshots:
         check_name(name)
         source = await self._store.get_sandbox(tenant, sandbox_id)
         require_running(source)
+        check_no_volume(source.volume, source.id)
         return await self._shielded.run(self._take(source, name, include_secrets=include_secrets))
 
     async def list(self, tenant: TenantId) -> Sequence[Snapshot]:

@@ -121,6 +121,7 @@ class Config(_Frozen):
     max_snapshots: Annotated[int, Field(ge=0)] = 50
     max_named_snapshots: Annotated[int, Field(ge=0)] = 50
     max_fork: Annotated[int, Field(ge=1, le=1000)] = 32
+    max_volumes: Annotated[int, Field(ge=0)] = 100  # of one tenant
     key_file: Path | None = None  # None: see `server_key_file`
     disk_reserve_mib: Annotated[int, Field(ge=0)] = 1024
     s3_bucket: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{1,254}$")] | None = None  # None: local disk
@@ -172,6 +173,7 @@ class Config(_Frozen):
             max_snapshots=self.max_snapshots,
             max_named_snapshots=self.max_named_snapshots,
             max_fork=self.max_fork,
+            max_volumes=self.max_volumes,
             max_running_lifetime_s=self.max_running_lifetime_s,
             max_paused_s=self.max_paused_s,
             default_domains=self.default_domains,

@@ -182,7 +182,12 @@ class Node(Protocol):
         """
 
     async def remove_volume(self, volume_id: VolumeId) -> None:
-        """Remove a volume, here and in the artifact store, once its machine has ended. Idempotent. Raises Unavailable."""
+        """
+        Remove a volume, here and in the artifact store, once its machine has ended. Idempotent.
+
+        Raises:
+            Unavailable: Its machine has not ended, or the artifact store is away.
+        """
 
     async def collect_volumes(self, keep: Collection[VolumeId]) -> None:
         """
@@ -482,6 +487,7 @@ class Store(Protocol):
         Raises:
             PlanLimit: The tenant has *max_live* sandboxes in `ON_NODE`; checked in the same transaction.
             AlreadyExists: The idempotency key was recorded meanwhile. Nothing was recorded.
+            VolumeInUse, VolumeNotFound, StateConflict: Its volume cannot be attached.
         """
 
     async def forget_sandbox(self, sandbox_id: SandboxId) -> None:
@@ -615,8 +621,12 @@ class Store(Protocol):
     # Volumes. Changes of a volume's holder are part of its sandbox's own transactions: `add_sandbox` with a `volume_id`
     # attaches, and whatever makes a sandbox final, or forgets it, detaches.
 
-    async def add_volume(self, volume: Volume) -> None:
-        """Raises AlreadyExists: the tenant has one of that name."""
+    async def add_volume(self, volume: Volume, *, max_volumes: int) -> None:
+        """
+        Raises:
+            AlreadyExists: The tenant has one of that name.
+            PlanLimit: The tenant has *max_volumes*; checked in the same transaction.
+        """
 
     async def get_volume(self, tenant: TenantId, name_or_id: str) -> Volume:
         """Raises VolumeNotFound, also for another tenant's."""
@@ -632,10 +642,11 @@ class Store(Protocol):
         expected: VolumeStatus,
         at: dt.datetime,
         region: str | None = None,
+        event: Event | None = None,
     ) -> Volume | None:
         """
-        Move from *expected* to *status*; None when it is in another. DELETING destroys its key, with a Receipt, in the
-        same transaction. *region* with STORED.
+        Move from *expected* to *status* and tell of *event*; None when it is in another. DELETING frees its name and
+        destroys its key, with a Receipt, in the same transaction. *region* with STORED.
         """
 
     async def set_volume_lifetime(
@@ -653,7 +664,7 @@ class Store(Protocol):
         """Remove the record of one that is DELETING, once nothing is left of it."""
 
     async def volumes_on_node(self, node_id: str) -> Sequence[Volume]:
-        """All tenants'."""
+        """All tenants', those that no machine ran with yet included."""
 
     # Webhooks. Events of a sandbox are written by the transaction that changes its status, one delivery for each active
     # webhook of its tenant that asks for them.

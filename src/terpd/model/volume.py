@@ -12,6 +12,8 @@ MOUNT_POINT = "/persist"
 DEFAULT_SIZE_MIB = 10 * 1024
 MIN_SIZE_MIB = 256
 MAX_SIZE_MIB = 1024 * 1024
+MAX_LIFETIME_DAYS = 3650
+MAX_LIFETIME_HOURS = 24
 
 
 class VolumeStatus(StrEnum):
@@ -20,6 +22,22 @@ class VolumeStatus(StrEnum):
     MOVING = "moving"  # being checkpointed to the artifact store
     STORED = "stored"  # in the artifact store alone; comes back at its next attach
     DELETING = "deleting"  # its key is destroyed; what is left of it is being removed
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """How long a volume is kept, of which one at most is set; without, for ever."""
+
+    days: int | None = None
+    hours: int | None = None
+
+    def end(self, created_at: dt.datetime) -> dt.datetime | None:
+        if self.days is None and self.hours is None:
+            return None
+        return created_at + dt.timedelta(days=self.days or 0, hours=self.hours or 0)
+
+
+FOREVER = Lifetime()
 
 
 @dataclass(frozen=True, slots=True)

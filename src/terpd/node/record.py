@@ -82,7 +82,7 @@ class MachineRecord:
     def with_process(self, process: Process) -> MachineRecord:
         return replace(self, pid=process.pid, started=process.started)
 
-    def claimed_by(self, sandbox_id: SandboxId, volume: VolumeId | None) -> MachineRecord:
+    def claimed_by(self, sandbox_id: SandboxId, volume: VolumeId | None = None) -> MachineRecord:
         return replace(self, sandbox_id=sandbox_id, awake=False, volume=volume)
 
     def with_secrets(self, secrets: Mapping[str, bytes], key: bytes) -> MachineRecord:
