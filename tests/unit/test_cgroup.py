@@ -101,13 +101,23 @@ def test_read_only_hierarchy_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "files",
     [
-        {"cpu.stat": "usage_usec 1500\nuser_usec 1000\n", "memory.current": "4096\n"},
-        {"cpuacct.usage": "1500000\n", "memory.usage_in_bytes": "4096\n", "cpu.stat": "nr_periods 0\n"},
+        {
+            "cpu.stat": "usage_usec 1500\nuser_usec 1000\n",
+            "memory.current": "12288\n",
+            "memory.stat": "anon 4096\ninactive_file 8192\n",
+        },
+        {
+            "cpuacct.usage": "1500000\n",
+            "memory.usage_in_bytes": "12288\n",
+            "memory.stat": "inactive_file 4096\ntotal_inactive_file 8192\n",
+            "cpu.stat": "nr_periods 0\n",
+        },
+        {"cpu.stat": "usage_usec 1500\n", "memory.current": "4096\n"},
     ],
-    ids=["v2", "v1"],
+    ids=["v2", "v1", "without details"],
 )
 def test_usage(tmp_path: Path, files: dict[str, str]) -> None:
-    """Both versions give microseconds and bytes."""
+    """Both versions give microseconds and bytes; files that were not used lately do not count."""
     for name, text in files.items():
         (tmp_path / name).write_text(text)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from terpd.node.artifacts.base import ArtifactStore
-from terpd.node.jail.cgroup import MONITOR_THREADS, OVERHEAD_BYTES, Cgroup, CgroupTree, Limits
+from terpd.node.jail.cgroup import MONITOR_THREADS, OVERHEAD_BYTES, Cgroup, CgroupTree, Limits, Usage
 from terpd.node.network.networks import Networks
 from terpd.node.snapshot.sealer import Sealer
 from terpd.node.vmm.base import Vmm
@@ -43,6 +43,10 @@ class Facilities:
         memory_bytes = (memory_mib << 20) + OVERHEAD_BYTES
         limits = Limits(cpu_cores=float(vcpus), memory_bytes=memory_bytes, pids=MONITOR_THREADS)
         return self.cgroups.create(machine_id, limits)
+
+    def usage(self, machine_id: str) -> Usage | None:
+        cgroup = self.cgroups.find(machine_id)
+        return None if cgroup is None else cgroup.usage()
 
     def remove(self, machine_id: str) -> None:
         """

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from terpd.model.code import CodeContext, CodeEvent, CodeRequest, Language
 from terpd.model.errors import GuestFault, StateConflict, Unavailable
 from terpd.model.guest import CommandInfo, ExecEvent, ExecRequest, FileInfo, GuestStats, LogPage, OpenFile, PtySize
 from terpd.model.ids import ExecId, SandboxId, StateId, VolumeId
@@ -16,10 +17,13 @@ from terpd.model.ports import MachinePhase, MachineSpec, NodeCapacity, StateRef
 from terpd.model.sandbox import Size
 from terpd.model.snapshot import SavedState
 from terpd.model.template import TemplateInfo
+from terpd.model.usage import LiveUsage, MachineTotal
 from terpd.model.volume import VolumeRef
 from terpd.node import follow, reading
 from terpd.node.admission import Admission
 from terpd.node.artifacts.base import ArtifactStore
+from terpd.node.code import Code
+from terpd.node.guest import code_lines
 from terpd.node.guest.client import GuestClient
 from terpd.node.machine import Machine
 from terpd.node.network.networks import Networks
@@ -52,6 +56,7 @@ class Host:
         self._sizes = sizes
         self._artifacts = artifacts
         self._networks = networks
+        self._code = Code()
         self._volumes = volumes
 
     async def start_machine(self, spec: MachineSpec) -> None:
@@ -97,6 +102,13 @@ class Host:
 
     async def collect_volumes(self, keep: Collection[VolumeId]) -> None:
         await self._volumes.collect(keep)
+
+    def live_usage(self, sandbox_id: SandboxId) -> LiveUsage | None:
+        machine = self._supervisor.find(sandbox_id)
+        return None if machine is None or machine.held else self._supervisor.meter.live(machine.id)
+
+    def usage_totals(self) -> Collection[MachineTotal]:
+        return self._supervisor.meter.totals()
 
     async def has_state(self, state_id: StateId) -> bool:
         return await self._supervisor.has_state(state_id)
@@ -167,10 +179,28 @@ class Host:
     async def change_env(self, sandbox_id: SandboxId, to_set: Mapping[str, str], to_unset: Collection[str]) -> None:
         async with self._guest(sandbox_id) as guest:
             await guest.change_env(to_set, to_unset)
+        self._code.forget_environment(self._machine(sandbox_id))
 
     async def env_names(self, sandbox_id: SandboxId) -> Sequence[str]:
         async with self._guest(sandbox_id) as guest:
             return await guest.env_names()
+
+    def run_code(self, sandbox_id: SandboxId, request: CodeRequest) -> AsyncIterator[CodeEvent]:
+        return self._code.run(self._machine(sandbox_id), request)
+
+    async def list_code_contexts(self, sandbox_id: SandboxId) -> Sequence[CodeContext]:
+        return code_lines.contexts((await self._ask_kernels(sandbox_id, {"op": "list"})).get("contexts"))
+
+    async def create_code_context(self, sandbox_id: SandboxId, language: Language, cwd: str) -> CodeContext:
+        call = {"op": "create", "language": str(language), "cwd": cwd}
+        return code_lines.context((await self._ask_kernels(sandbox_id, call)).get("context"))
+
+    async def restart_code_context(self, sandbox_id: SandboxId, context_id: str) -> CodeContext:
+        answer = await self._ask_kernels(sandbox_id, {"op": "restart", "context": context_id})
+        return code_lines.context(answer.get("context"))
+
+    async def remove_code_context(self, sandbox_id: SandboxId, context_id: str) -> None:
+        await self._ask_kernels(sandbox_id, {"op": "remove", "context": context_id})
 
     async def read_file(self, sandbox_id: SandboxId, path: str, *, limit: int | None = None) -> AsyncIterator[bytes]:
         async with self._guest(sandbox_id) as guest:
@@ -210,6 +240,11 @@ class Host:
     async def stats(self, sandbox_id: SandboxId) -> GuestStats:
         async with self._guest(sandbox_id) as guest:
             return await guest.stats()
+
+    async def _ask_kernels(self, sandbox_id: SandboxId, call: Mapping[str, str]) -> Mapping[str, object]:
+        machine = self._machine(sandbox_id)
+        async with self._guest(sandbox_id) as guest:
+            return await self._code.ask(machine, guest, call)
 
     async def _with_package_hosts(self, network: NetworkSpec, template: str) -> NetworkSpec:
         """*network*, and what the template's own package clients fetch from; nothing of a template that is gone."""

@@ -31,7 +31,7 @@ from terpd.node.facilities import Facilities
 from terpd.node.finished import finished
 from terpd.node.gate import Gate
 from terpd.node.guest.client import GuestClient, WakeUp
-from terpd.node.jail.cgroup import Cgroup
+from terpd.node.jail.cgroup import Cgroup, Usage
 from terpd.node.jail.process import Process
 from terpd.node.link import WAKE_TIMEOUT_S, Link, going_on
 from terpd.node.network.nic import Nic
@@ -85,6 +85,7 @@ class Machine:
         secrets: Of its layers, while no sandbox owns it under whose key they could be sealed.
         turning: Held by who lets it go on.
         unsure: Its monitor may know fewer layers than its record, so none of them can be taken away.
+        used: What its cgroup had counted at its end.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Machine:
         self.stopping = False
         self.secrets: Mapping[str, bytes] = {}
         self.unsure = False
+        self.used: Usage | None = None
         self.turning = asyncio.Lock()
         self._facilities = facilities
         self._on_exit = on_exit
@@ -417,6 +419,7 @@ class Machine:
         try:
             await self.vm.kill()
             await self._unplug()
+            self.used = await asyncio.to_thread(self._facilities.usage, self.id)
             await asyncio.to_thread(self._facilities.remove, self.id)
         except Exception:  # whatever it is, who waits for the end must not wait for ever; the next start tries again
             log.exception("machine remains", machine=self.id)

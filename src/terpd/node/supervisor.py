@@ -26,6 +26,7 @@ from terpd.node.jail.process import Process
 from terpd.node.jail.uids import UidRange
 from terpd.node.link import going_on
 from terpd.node.machine import Machine, first_wake
+from terpd.node.metering import Meter
 from terpd.node.pool import Pool, PoolKey
 from terpd.node.record import MachineRecord
 from terpd.node.snapshot import state
@@ -72,6 +73,8 @@ class Supervisor:
         self._starts: dict[SandboxId, asyncio.Task[None]] = {}
         self._exits: asyncio.Queue[SandboxId] = asyncio.Queue()
         self._filling: asyncio.Task[None] | None = None
+        self._metering: asyncio.Task[None] | None = None
+        self.meter = Meter(facilities)
         self._closing = False
         pins = Pins(snapshots.home, facilities.owner)
         self._starter = Starter(
@@ -94,6 +97,7 @@ class Supervisor:
         directories = [each for each in self._facilities.machines.iterdir() if each.is_dir()]
         await asyncio.gather(*(self._adopt_or_reap(each.name) for each in directories))
         self._filling = asyncio.create_task(self._filler.run(), name="pools")
+        self._metering = asyncio.create_task(self.meter.run(), name="meter")
 
     async def close(self, *, stop_machines: bool) -> None:
         """
@@ -102,7 +106,7 @@ class Supervisor:
         Starts and captures under way are undone; their callers get Unavailable, and so does who asks for another.
         """
         self._closing = True
-        under_way = [*self._starts.values(), *([self._filling] if self._filling else [])]
+        under_way = [*self._starts.values(), *(task for task in (self._filling, self._metering) if task)]
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, self._captures.close(), return_exceptions=True)
@@ -115,6 +119,7 @@ class Supervisor:
         for machine, result in zip(ending, stopped, strict=True):
             if isinstance(result, BaseException):
                 log.error("machine not stopped", machine=machine.id, why=str(result))
+        await self.meter.keep()
         await asyncio.gather(*(machine.release() for machine in staying))
         await self._facilities.networks.close()
         await asyncio.to_thread(self._facilities.cgroups.close)
@@ -239,7 +244,7 @@ class Supervisor:
             await machine.wake(replace(wake, trust=trust), fresh=spec.state is None)
             if spec.state is None:
                 await _mount(machine, spec, volume)
-            self._hand_out(machine, spec.sandbox_id)
+            self._hand_out(machine, spec.sandbox_id, warm=False)
         except BaseException:
             await asyncio.shield(machine.end())
             raise
@@ -256,7 +261,7 @@ class Supervisor:
             trust = await warm.admit(spec.sandbox_id, spec.network)
             await warm.wake(replace(first_wake(spec.sandbox_id, spec.env), trust=trust))
             await _mount(warm, spec, volume)
-            self._hand_out(warm, spec.sandbox_id)
+            self._hand_out(warm, spec.sandbox_id, warm=True)
         except (GuestFault, StorageFull, Unavailable) as error:  # it broke while it waited: no concern of the caller's
             log.warning("warm machine not used", machine=warm.id, why=error.detail)
             await warm.end()
@@ -266,10 +271,11 @@ class Supervisor:
             raise
         return True
 
-    def _hand_out(self, machine: Machine, sandbox_id: SandboxId) -> None:
+    def _hand_out(self, machine: Machine, sandbox_id: SandboxId, *, warm: bool) -> None:
         if machine.id not in self._machines:
             raise GuestFault("The machine ended while it started; try again")
         self._sandboxes[sandbox_id] = machine
+        self.meter.begin(machine.id, sandbox_id, machine.vm.process, warm=warm)
 
     async def _make_room(self, memory_mib: int) -> None:
         """End warm machines until one more of this size fits; none if it would not fit even then."""
@@ -288,6 +294,7 @@ class Supervisor:
         If nobody asked for it, then its guest shut down, panicked or ran into its memory limit, or it was killed.
         """
         self._machines.pop(machine.id, None)
+        self.meter.end(machine.id, machine.used)
         self._pool.discard(machine)
         self._starter.forget(machine.record)
         self._filler.look_again()
@@ -335,6 +342,7 @@ class Supervisor:
                     self._uids.reserve(record.uid)
                     self._machines[machine_id] = machine
                     self._sandboxes[record.sandbox_id] = machine
+                    self.meter.adopt(machine_id, record.sandbox_id, machine.vm.process)
                     if record.volume is not None:
                         self._facilities.volumes.adopt(record.volume)
                     self._flattener.consider(machine)

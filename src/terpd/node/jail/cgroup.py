@@ -48,7 +48,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Since the cgroup was made; None where the host does not count it."""
+    """
+    `cpu_usage_us` since the cgroup was made; `memory_bytes` now, without the page cache that is taken back first: its
+    working set. None where the host does not count it.
+    """
 
     cpu_usage_us: int | None
     memory_bytes: int | None
@@ -106,7 +109,7 @@ class Cgroup:
             elif text := _read(directory / "cpuacct.usage"):
                 cpu = int(text) // 1000
             if text := _read(directory / "memory.current") or _read(directory / "memory.usage_in_bytes"):
-                memory = int(text)
+                memory = max(int(text) - _inactive(directory), 0)
         return Usage(cpu, memory)
 
 
@@ -259,6 +262,12 @@ def _settings(version: int, controllers: frozenset[str], limits: Limits) -> Mapp
     if "pids" in controllers:
         settings["pids.max"] = pids
     return settings
+
+
+def _inactive(directory: Path) -> int:
+    """Bytes of files that were not used lately. v1 tells of the directory itself, and with `total_` of all below."""
+    counted = dict(line.split() for line in (_read(directory / "memory.stat") or "").splitlines())
+    return int(counted.get("total_inactive_file") or counted.get("inactive_file") or 0)
 
 
 def _members(directory: Path) -> list[int]:
