@@ -67,7 +67,7 @@ fn a_program_that_leaves_ends_the_stream() {
     let agent = Agent::start();
     let mut host = agent.connect();
     let (stream, mut outcome, mut program) = linked(&agent, &mut host);
-    host.send(Kind::Data, stream, &[b'x'; 60_000]);
+    host.send(Kind::Data, stream, &vec![b'x'; 60_000]);
     program.write_all(b"farewell").unwrap();
     drop(program);
     while !host.step(stream, &mut outcome) {}
@@ -82,7 +82,7 @@ fn a_program_that_does_not_read_is_left() {
     let mut host = agent.connect();
     let (stream, _, mut program) = linked(&agent, &mut host);
     for _ in 0..4 {
-        host.send(Kind::Data, stream, &[b'x'; 65_536]);
+        host.send(Kind::Data, stream, &vec![b'x'; 65_536]);
     }
     assert_eq!(host.hello(), "booted");
     host.send(Kind::Cancel, stream, b"");

@@ -1,9 +1,13 @@
 //! Files for the host: reads anywhere, changes only below the write roots (`place` enforces it).
 
+pub(crate) mod archive;
 pub(crate) mod change;
+pub(crate) mod extract;
 pub(crate) mod list;
 pub(crate) mod place;
 pub(crate) mod read;
+mod tar;
+pub(crate) mod watch;
 pub(crate) mod write;
 
 pub(crate) use place::{WriteRoots, MADE_ROOTS};

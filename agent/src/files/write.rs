@@ -12,7 +12,7 @@ use crate::proto::{reply, FileWrite, FileWritten};
 use crate::wire::call::{Call, Stop};
 
 /// What a machine that died in the middle leaves behind begins so.
-const TEMPORARY_PREFIX: &str = ".terp-write-";
+pub(crate) const TEMPORARY_PREFIX: &str = ".terp-write-";
 
 /// A file under construction; removed unless it was put in place.
 struct Temporary<'a> {

@@ -262,6 +262,8 @@ fn perform(agent: &Agent, call: &Arc<Call>, ask: Ask, starting: Option<Starting>
         Ask::Hello(_) | Ask::Ping(_) | Ask::Wake(_) | Ask::Freeze(_) | Ask::ExecSignal(_) => {
             Err(Fault::new(Code::Internal, "this call is served elsewhere").into())
         }
-        _ => Err(Fault::invalid("the agent does not serve this call").into()),
     }
 }
+        Ask::FileWatch(ask) => files::watch::watch(call, &ask),
+        Ask::FileArchive(ask) => files::archive::archive(call, &ask),
+        Ask::FileExtract(ask) => files::extract::extract(roots, call, &ask),

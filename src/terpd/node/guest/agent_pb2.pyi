@@ -1606,8 +1606,10 @@ Global___FileRemove: _TypeAlias = FileRemove  # noqa: Y015
 @_typing.final
 class FileWatch(_message.Message):
     """What changes below a directory, or to a file. Replies: FileEvent READY once it watches, then one FileEvent a change until the host
-    ends the stream. Where the host is behind, or too much happens, one OVERFLOW stands for what was lost. A directory made later is
-    watched too, and what was in it before that is reported as CREATED. At most 8192 directories; more is EXHAUSTED.
+    ends the stream, or END behind REMOVED when what is watched is gone. Where the host is behind, or too much happens, one OVERFLOW
+    stands for what was lost. A directory made later is watched too, and what was in it before that is reported as CREATED, as is a
+    file that replaces another. Other file systems below are left out. At most 8192 directories; more is EXHAUSTED.
+    A FileEvent counts against the stream's credit with 256 bytes and the length of its paths.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
