@@ -233,3 +233,19 @@ async def test_output_is_collected_to_a_limit(server, sandbox):
     assert len(result.stdout) == 16 << 20
     assert result.truncated
     assert sum(sizes) == 17 << 20
+
+
+async def test_output_of_two_streams_may_overlap_in_place(server, sandbox):
+    """A character cut by the other stream's output comes whole, at its own place, which is before the other's end."""
+    euro = "€".encode()
+    server.exec(
+        server.started,
+        server.chunk(b"a", offset=0),
+        server.chunk(b"err", "stderr", offset=2),
+        server.chunk(euro, offset=1),
+        server.exited(),
+    )
+
+    result = await sandbox.exec("true")
+
+    assert (result.stdout, result.stderr) == ("a€", "err")

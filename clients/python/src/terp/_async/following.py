@@ -56,8 +56,8 @@ async def follow(
         ConnectionFailed, RequestTimeout, Unavailable: `ATTEMPTS` in a row brought nothing.
     """
     reader, failures = ExecReader(offset), 0
-    while not reader.finished:
-        began, end = time.monotonic(), reader.end
+    while True:
+        began, end = time.monotonic(), reader.resume()
         try:
             async with contextlib.aclosing(read_events(client, request_at(end), reader)) as events:
                 async for event in events:
@@ -68,13 +68,14 @@ async def follow(
                     if isinstance(event, Stdout | Stderr):
                         end, failures = reader.end, 0
                     yield event
+            return
         except (ConnectionFailed, RequestTimeout, Unavailable):
             failures = 1 if time.monotonic() - began > GOOD_CONNECTION_S else failures + 1
             if failures >= ATTEMPTS:
                 raise
             await pairs.sleep_async(FIRST_DELAY_S * 2 ** (failures - 1))
         except FollowTimeout:
-            reader.finished = False
+            continue
         except LogDropped as error:
             if not gaps or error.first_offset is None or error.first_offset <= reader.end:
                 raise

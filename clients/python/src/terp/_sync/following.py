@@ -55,8 +55,8 @@ def follow(client: Terp, request_at: Callable[[int], Request], *, offset: int, g
         ConnectionFailed, RequestTimeout, Unavailable: `ATTEMPTS` in a row brought nothing.
     """
     reader, failures = ExecReader(offset), 0
-    while not reader.finished:
-        began, end = time.monotonic(), reader.end
+    while True:
+        began, end = time.monotonic(), reader.resume()
         try:
             with contextlib.closing(read_events(client, request_at(end), reader)) as events:
                 for event in events:
@@ -67,13 +67,14 @@ def follow(client: Terp, request_at: Callable[[int], Request], *, offset: int, g
                     if isinstance(event, Stdout | Stderr):
                         end, failures = reader.end, 0
                     yield event
+            return
         except (ConnectionFailed, RequestTimeout, Unavailable):
             failures = 1 if time.monotonic() - began > GOOD_CONNECTION_S else failures + 1
             if failures >= ATTEMPTS:
                 raise
             pairs.sleep(FIRST_DELAY_S * 2 ** (failures - 1))
         except FollowTimeout:
-            reader.finished = False
+            continue
         except LogDropped as error:
             if not gaps or error.first_offset is None or error.first_offset <= reader.end:
                 raise

@@ -88,8 +88,14 @@ class ExecReader:
         decoder = codecs.getincrementaldecoder("utf-8")
         self._texts = {"stdout": decoder("replace"), "stderr": decoder("replace")}
         self.end = offset
+        self._known = 0
         self._started = False
         self.finished = False
+
+    def resume(self) -> int:
+        """Return where a further stream is to begin; what it brings of before that is left out."""
+        self.finished, self._known = False, self.end
+        return self.end
 
     def read(self, payload: bytes) -> Iterator[ExecEvent]:
         """
@@ -131,9 +137,9 @@ class ExecReader:
                 yield _KINDS[stream](b"", text, self.end)
 
     def _output(self, stream: str, data: bytes, offset: int) -> Iterator[ExecEvent]:
-        kind, known = _KINDS[stream], self.end - offset
-        if known > 0:  # seen before, on the stream that this one goes on from
-            data, offset = data[known:], self.end
+        kind, again = _KINDS[stream], self._known - offset
+        if again > 0:
+            data, offset = data[again:], self._known
             if not data:
                 return
         self.end = offset + len(data)
