@@ -20,9 +20,10 @@ _CWD = "/workspace"
 
 async def _main(socket: Path) -> None:
     directory = socket.parent / "kernels"  # a unix socket's path has 107 bytes at most
-    directory.mkdir(parents=True, mode=0o700, exist_ok=True)
-    # Nothing of the kernels is to be found among the files of who uses the sandbox.
-    env = {**os.environ, "IPYTHONDIR": str(directory / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    settings = directory / "ipython"  # not among the files of who uses the sandbox
+    settings.mkdir(parents=True, mode=0o700, exist_ok=True)
+    directory.chmod(0o700)
+    env = {**os.environ, "IPYTHONDIR": str(settings)}
     contexts = Contexts(directory, env, _CWD)
     await contexts.prepare()
     await Server(contexts).serve(socket)

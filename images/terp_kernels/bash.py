@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from ipykernel.kernelapp import IPKernelApp
@@ -24,22 +25,23 @@ class BashKernel(DrivenKernel):
     def launch(self) -> tuple[subprocess.Popen[bytes], BinaryIO]:
         reading, writing = os.pipe()
         os.set_inheritable(writing, True)
-        child = subprocess.Popen(
-            _ARGV,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=(writing,),
-            env={**os.environ, "PS1": "", "PS2": ""},
-            preexec_fn=interruptible,
-            start_new_session=True,
-            bufsize=0,
-        )
+        with interruptible():
+            child = subprocess.Popen(
+                _ARGV,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(writing,),
+                env={**os.environ, "PS1": "", "PS2": ""},
+                start_new_session=True,
+                bufsize=0,
+            )
         os.close(writing)
         self._writing = writing
         self._begun = False
-        with tempfile.NamedTemporaryFile(prefix="cell-", suffix=".sh", dir=os.environ.get("IPYTHONDIR"), delete=False) as file:
-            self._cell = file.name
+        descriptor, name = tempfile.mkstemp(prefix="cell-", suffix=".sh", dir=os.environ["IPYTHONDIR"])
+        os.close(descriptor)
+        self._cell = Path(name)
         return child, os.fdopen(reading, "rb", buffering=0)
 
     def run_cell(self, code: str, *, silent: bool) -> dict[str, Any] | None:
@@ -47,8 +49,7 @@ class BashKernel(DrivenKernel):
             self._tell("set +o history; unset PS1 PS2; export -n PS1 PS2 IPYTHONDIR JPY_PARENT_PID")
             self.answer(_END, silent=True)  # with what it says of having no terminal
             self._begun = True
-        with open(self._cell, "w", encoding="utf-8") as file:
-            file.write(code)
+        self._cell.write_text(code, encoding="utf-8")
         self._tell(f". {self._cell} </dev/null")
         status = self.answer(_END, silent=silent)
         if status == b"0":

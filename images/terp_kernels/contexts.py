@@ -106,8 +106,7 @@ class Contexts:
 
     def find(self, language: str, context_id: str | None) -> Context:
         """The context of that id, whatever its language; without one the default of the language. Raises Refused."""
-        if language not in LANGUAGES:
-            raise Refused("invalid", f"There is no kernel for {language!r}; languages are {', '.join(LANGUAGES)}")
+        self._check(language)
         if context_id is None:
             context_id = _DEFAULTS[language]
         context = self._contexts.get(context_id)
@@ -122,27 +121,22 @@ class Contexts:
         return [context.described() for context in self._contexts.values()]
 
     async def create(self, language: str, cwd: str) -> Line:
-        """Make a context and start its kernel. Raises Refused."""
-        if language not in LANGUAGES:
-            raise Refused("invalid", f"There is no kernel for {language!r}; languages are {', '.join(LANGUAGES)}")
+        """Make a context; its kernel starts, and its first run waits for that. Raises Refused."""
+        self._check(language)
         if not await asyncio.to_thread(Path(cwd).is_dir):
             raise Refused("invalid", f"cwd is no directory: {cwd}")
         context = self._add(Context(f"ctx_{secrets.token_hex(8)}", language, cwd, time.time()))
-        try:
-            await self._started(context)
-        except BaseException:
-            self._contexts.pop(context.id, None)
-            raise
+        self._spawn(self._revive(context))
         return context.described()
 
     async def restart(self, context_id: str) -> Line:
-        """End the kernel, with what runs in it, and start another. Raises Refused."""
+        """End the kernel, with what runs in it; another starts. Raises Refused."""
         context = self._existing(context_id)
         async with context.starting:
             await self._end(context)
             context.executions = 0
-        await self._started(context)
-        context.lost = False
+            context.lost = False
+        self._spawn(self._revive(context))
         return context.described()
 
     async def remove(self, context_id: str) -> None:
@@ -263,6 +257,11 @@ class Contexts:
         kernel, context.kernel = context.kernel, None
         if kernel is not None:
             await kernel.kill()
+
+    @staticmethod
+    def _check(language: str) -> None:
+        if language not in LANGUAGES:
+            raise Refused("invalid", f"There is no kernel for {language!r}; languages are {', '.join(LANGUAGES)}")
 
     def _add(self, context: Context) -> Context:
         if len(self._contexts) >= MAX_CONTEXTS:

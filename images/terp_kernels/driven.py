@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from ipykernel.kernelbase import Kernel
@@ -125,6 +126,11 @@ class DrivenKernel(Kernel):
         return bool(data)
 
 
-def interruptible() -> None:
-    """For a child, before its program: a kernel that waits for cells ignores interrupts, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """For starting a child: a kernel that waits for cells ignores interrupts, and a child would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

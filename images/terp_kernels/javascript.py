@@ -23,17 +23,18 @@ class JavaScriptKernel(DrivenKernel):
 
     def launch(self) -> tuple[subprocess.Popen[bytes], BinaryIO]:
         ours, theirs = socket.socketpair()
-        child = subprocess.Popen(
-            ["node", _PROGRAM, str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=(theirs.fileno(),),
-            env={name: value for name, value in os.environ.items() if name not in ("IPYTHONDIR", "JPY_PARENT_PID")},
-            preexec_fn=interruptible,
-            start_new_session=True,
-            bufsize=0,
-        )
+        hidden = ("IPYTHONDIR", "JPY_PARENT_PID")
+        with interruptible():
+            child = subprocess.Popen(
+                ["node", _PROGRAM, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+                env={name: value for name, value in os.environ.items() if name not in hidden},
+                start_new_session=True,
+                bufsize=0,
+            )
         theirs.close()
         self._socket = ours
         return child, os.fdopen(os.dup(ours.fileno()), "rb", buffering=0)

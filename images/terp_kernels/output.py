@@ -29,7 +29,7 @@ _FORMS = {
     "application/json": "json",
     CHART: "chart",
 }
-_RICHEST = (("chart", "chart"), ("png", "image_png"), ("html", "html"), ("json", "json"))
+_RICHEST = (("png", "image_png"), ("chart", "chart"), ("html", "html"), ("json", "json"))
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 
 Line = dict[str, Any]

@@ -4,19 +4,20 @@ The socket that the host speaks to. A connection is a call: one line of JSON ask
 | ask: `{"op": …}` | answer |
 |---|---|
 | `ping` | `{"ok": true}` |
-| `run`, `run`: an id of the caller's choice, `code`, `language`, `context`: id or null, `timeout_s`, `env`: or absent | see below |
-| `attach`, `run`, `after`: the `n` of the last line received | the lines that follow it, as of `run` |
+| `run`, with `run`, `code`, `language`, `context`, `timeout_s`, and `env` or none | the lines of a run |
+| `attach`, with `run` and `after` | its lines from behind the one with the number `after` |
 | `list` | `{"contexts": […]}` |
-| `create`, `language`, `cwd`; `restart`, `context` | `{"context": {…}}` |
-| `remove`, `context` | `{"ok": true}` |
+| `create`, with `language`, `cwd`; `restart`, with `context` | `{"context": {…}}` |
+| `remove`, with `context` | `{"ok": true}` |
 
 What cannot be done is `{"refused": {"code", "message"}}`: code `invalid`, `context_not_found`, `run_not_found`, `limit`
-or `unavailable`. `env` is the whole environment that kernels have from then on; absent, it stays.
+or `unavailable`. `run` is an id of the caller's choice; `context` is an id, or null for its default. `env` is
+the whole environment that kernels have from then on; absent, it stays.
 
-A run is lines with a number `n`, from 0: `{"started"}` when it is its turn, any `{"stream", "text"}` and `{"result"}`,
-at most one `{"error"}`, and `{"done"}`. Meanwhile `{"alive"}` every few seconds, without a number. A second line from
-the host, `{"op": "cancel"}`, interrupts it. A connection that breaks does not: its sandbox was saved or its host
-restarted, and the run can be attached to, while it runs and for a minute after.
+The lines of a run have a number `n`, from 0: `{"started"}` when it is its turn, any `{"stream", "text"}` and
+`{"result"}`, at most one `{"error"}`, and `{"done"}`. `{"alive"}`, without a number, comes at once and then every few
+seconds. A second line from the host, `{"op": "cancel"}`, interrupts the run. A connection that breaks does not: its
+sandbox was saved or its host restarted, and the run can be attached to, while it runs and for a minute after.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -99,7 +99,7 @@ class Server:
         beside.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._handle, beside, limit=MAX_REQUEST_BYTES)
         beside.chmod(0o600)
-        os.rename(beside, path)
+        beside.rename(path)
         async with server:
             await server.serve_forever()
 
@@ -183,6 +183,7 @@ class Server:
 
         listening = asyncio.create_task(listen())
         try:
+            await write({"alive": True})
             await run.follow(after, write)
         finally:
             listening.cancel()

@@ -10,7 +10,7 @@ from terpd.api.metrics import Metrics
 from terpd.api.middleware import BodyLimit, Requests
 from terpd.api.pace import Pace
 from terpd.api.previews.hosts import PreviewHosts
-from terpd.api.routes import exec as exec_routes
+from terpd.api.routes import code as code_routes
 from terpd.api.routes import (
     commands,
     environment,
@@ -53,6 +53,7 @@ def describe_app() -> FastAPI:
     app.include_router(pause.router)
     app.include_router(fork.router)
     app.include_router(exec_routes.router)
+    app.include_router(code_routes.router)
     app.include_router(commands.router)
     app.include_router(pty.router)
     app.include_router(environment.router)

@@ -1,5 +1,5 @@
 """
-A command's events as server-sent events: each frame one line of ASCII JSON, read by clients line by line.
+Server-sent events, those of commands among them: each frame one line of ASCII JSON, read by clients line by line.
 
 Frames follow the client's pace: nothing is asked of the guest while a frame waits to be sent, which in the end holds
 the command back. A client that leaves detaches; the command runs on until its own timeout, and can be attached to.
@@ -14,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -31,6 +31,9 @@ from terpd.model.guest import ExecEvent, ExecExited, ExecOutput, ExecStarted, Ou
 from terpd.model.ids import ExecId
 
 _T = TypeVar("_T")
+_E = TypeVar("_E")
+_E_contra = TypeVar("_E_contra", contravariant=True)
+_END = object()
 
 KEEPALIVE = b": ka\n\n"
 _HEADERS = [
@@ -43,8 +46,8 @@ _HEADERS = [
 class ExecFrames:
     """Turns events into frames; with *whole_characters* keeps what is left of one until the rest comes."""
 
-    def __init__(self, exec_id: ExecId, *, whole_characters: bool = True) -> None:
-        self._exec_id = exec_id
+    def __init__(self, exec_id: ExecId | None = None, *, whole_characters: bool = True) -> None:
+        self.exec_id = exec_id  # known before the first event is
         self._whole_characters = whole_characters
         self._cutters = {stream: Utf8Cutter() for stream in OutputStream}
         self._ends = dict.fromkeys(OutputStream, 0)  # of what was fed, among both streams' bytes
@@ -55,7 +58,7 @@ class ExecFrames:
             whole = self._cutters[event.stream].feed(event.data) if self._whole_characters else event.data
             yield from self._chunk(event.stream, whole)
         elif isinstance(event, ExecStarted):
-            yield frame({"kind": "exec_started", "pid": event.pid, "command_id": self._exec_id})
+            yield frame({"kind": "exec_started", "pid": event.pid, "command_id": self.exec_id})
         else:
             for stream, cutter in self._cutters.items():
                 yield from self._chunk(stream, cutter.flush())
@@ -94,25 +97,38 @@ def error_frame(error: TerpError) -> bytes:
     return frame({**error.fields, "kind": "error", "code": error.code, "message": error.detail})
 
 
-@dataclass(frozen=True, slots=True)
-class OpenExec:
-    """A command that is known to run, and the *first* of its events, which was taken already."""
+class Frames(Protocol[_E_contra]):
+    """Turns the events of one stream into its frames."""
 
-    running: RunningExec
-    first: ExecEvent
+    def of(self, event: _E_contra) -> Iterable[bytes]: ...
+
+    def broken(self, error: TerpError) -> bytes:
+        """The last frame of a stream that did not come to its end."""
 
 
 async def stream_exec(running: Awaitable[RunningExec], pace: Pace, *, whole_characters: bool = True) -> Response:
-    """
-    Return the response that streams the command's events; *whole_characters*: no chunk ends within one of UTF-8.
+    """As `stream_events`, of a command; *whole_characters*: no chunk ends within one of UTF-8."""
+    frames = ExecFrames(whole_characters=whole_characters)
 
-    What keeps it from starting has a status of its own, unless it takes longer than `patience_s` (a paused sandbox
+    async def events() -> AsyncGenerator[ExecEvent, None]:
+        execution = await running
+        frames.exec_id = execution.id
+        return execution.events
+
+    return await stream_events(events(), frames, pace)
+
+
+async def stream_events(events: Awaitable[AsyncGenerator[_E, None]], frames: Frames[_E], pace: Pace) -> Response:
+    """
+    Return the response that streams *events* to their end. They are closed when the client leaves.
+
+    What keeps them from beginning has a status of its own, unless it takes longer than `patience_s` (a paused sandbox
     may have to be resumed first): then it is a frame.
 
     Raises:
-        TerpError: It did not start.
+        TerpError: They did not begin.
     """
-    opening = asyncio.create_task(_open(running))
+    opening = asyncio.create_task(_open(events))
     try:
         await asyncio.wait({opening}, timeout=pace.patience_s)
     except asyncio.CancelledError:
@@ -120,51 +136,60 @@ async def stream_exec(running: Awaitable[RunningExec], pace: Pace, *, whole_char
         raise
     if opening.done():
         opening.result()
-    return _ExecStream(opening, pace.keepalive_s, whole_characters=whole_characters)
+    return _EventStream(opening, frames, pace.keepalive_s)
 
 
-async def _open(running: Awaitable[RunningExec]) -> OpenExec:
-    execution = await running
-    return OpenExec(execution, await anext(execution.events))
+@dataclass(frozen=True, slots=True)
+class _Opened(Generic[_E]):
+    """Events that are known to come, and the *first* of them, which was taken already."""
+
+    events: AsyncGenerator[_E, None]
+    first: _E
+
+
+async def _open(coming: Awaitable[AsyncGenerator[_E, None]]) -> _Opened[_E]:
+    events = await coming
+    try:
+        return _Opened(events, await anext(events))
+    except BaseException:
+        await events.aclose()
+        raise
 
 
 class _Gone(Exception):
     """The client has left."""
 
 
-class _ExecStream(Response):
-    def __init__(self, opening: asyncio.Task[OpenExec], keepalive_s: float, *, whole_characters: bool) -> None:
+class _EventStream(Response, Generic[_E]):
+    def __init__(self, opening: asyncio.Task[_Opened[_E]], frames: Frames[_E], keepalive_s: float) -> None:
         self.status_code = 200
         self.background = None
         self.raw_headers = list(_HEADERS)
         self._opening = opening
+        self._frames = frames
         self._keepalive_s = keepalive_s
-        self._whole_characters = whole_characters
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.create_task(until_disconnected(receive))
-        frames: ExecFrames | None = None
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             try:
                 opened = await self._patiently(self._opening, gone, send)
-                frames = ExecFrames(opened.running.id, whole_characters=self._whole_characters)
-                event = opened.first
+                await _send(send, b"".join(self._frames.of(opened.first)))
                 while True:
-                    await _send(send, b"".join(frames.of(event)))
-                    if isinstance(event, ExecExited):
+                    event = await self._patiently(asyncio.create_task(_next(opened.events)), gone, send)
+                    if event is _END:
                         break
-                    event = await self._patiently(asyncio.create_task(_next(opened)), gone, send)
+                    await _send(send, b"".join(self._frames.of(event)))
             except _Gone:
                 return
             except Exception as error:  # noqa: BLE001 - the answer has begun: it can only be told in a frame
-                told = tellable(error)
-                await _send(send, error_frame(told) if frames is None else frames.broken(told))
+                await _send(send, self._frames.broken(tellable(error)))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await cancel_and_wait(gone, self._opening)
             if not self._opening.cancelled() and self._opening.exception() is None:
-                await self._opening.result().running.events.aclose()
+                await self._opening.result().events.aclose()
 
     async def _patiently(self, task: asyncio.Task[_T], gone: asyncio.Task[None], send: Send) -> _T:
         """Await *task* and keep the stream alive meanwhile. Raises _Gone as soon as the client has left."""
@@ -186,5 +211,6 @@ async def _send(send: Send, body: bytes) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-async def _next(opened: OpenExec) -> ExecEvent:
-    return await anext(opened.running.events)
+async def _next(events: AsyncGenerator[_E, None]) -> _E:
+    """Raises no StopAsyncIteration, which a task could not: what comes behind the last event is `_END`."""
+    return await anext(events, cast("_E", _END))

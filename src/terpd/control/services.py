@@ -13,6 +13,7 @@ from terpd.control.alarm import Alarm
 from terpd.control.at_work import AtWork
 from terpd.control.awake import Awake
 from terpd.control.clock import Clock, SystemClock
+from terpd.control.code import Code
 from terpd.control.collect import Collector
 from terpd.control.commands import Commands
 from terpd.control.create import CreateSandbox
@@ -84,6 +85,7 @@ class Services:
         self.exec = RunCommand(store, node, policy, awake)
         self.commands = Commands(store, node, policy, awake, clock, shielded)
         self.ptys = Ptys(store, node, awake, self.exec, clock, shielded)
+        self.code = Code(store, node, policy, awake)
         self.environment = Environment(store, node, awake)
         self.files = Files(store, node, awake)
         self.presign = Presign(store, self.files, policy, keys, clock)

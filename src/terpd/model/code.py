@@ -15,6 +15,7 @@ MAX_CODE_BYTES = 1024 * 1024
 MAX_CONTEXTS = 16  # of one sandbox, the default ones included
 MAX_RESULTS = 64  # of one run
 MAX_RESULT_BYTES = 4 * 1024 * 1024  # of one result, all its forms together
+MAX_RESULTS_BYTES = 16 * 1024 * 1024  # of all results of one run
 MAX_TEXT_BYTES = 1024 * 1024  # of stdout, and of stderr, in one run
 
 
