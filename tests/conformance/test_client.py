@@ -10,7 +10,7 @@ from support.orkestr_client import CASES_DIR, OrkestrClient
 
 pytestmark = pytest.mark.vm
 
-_THEMES = ("lifecycle", "execs", "files", "refusals", "pausing", "snapshots")
+_THEMES = ("lifecycle", "execs", "commands", "files", "refusals", "pausing", "snapshots")
 
 
 def _cases(path: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """
 Every public call of the client once, with how it ends: the published surface against what this server offers.
 
-Calls on things that cannot be made yet (a volume, a command) are sent with a made-up id of the right form.
+Calls on things that cannot be made yet (a volume) are sent with a made-up id of the right form.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ _ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
 
 def _command(sbx: Sandbox) -> BackgroundCommand:
-    return BackgroundCommand(f"cmd_{_ULID}", "true", 1, "running", None, None, _sandbox=sbx)
+    command = sbx.exec("true", background=True)
+    assert isinstance(command, BackgroundCommand)
+    return command
 
 
 def _context(sbx: Sandbox) -> CodeContext:
@@ -89,7 +91,7 @@ CALLS: dict[str, Callable[[Sandbox], object]] = {
     "Files.presign_download": lambda sbx: sbx.files.presign_download("/tmp/called"),
     "Files.presign_upload": lambda sbx: sbx.files.presign_upload("/tmp/called"),
     "BackgroundCommand.refresh": lambda sbx: _command(sbx).refresh(),
-    "BackgroundCommand.wait": lambda sbx: _command(sbx).wait(timeout=0),
+    "BackgroundCommand.wait": lambda sbx: _command(sbx).wait(timeout=60),
     "BackgroundCommand.kill": lambda sbx: _command(sbx).kill(),
     "BackgroundCommand.logs": lambda sbx: _command(sbx).logs(),
     "BackgroundCommand.stream": lambda sbx: list(_command(sbx).stream()),
