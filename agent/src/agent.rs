@@ -20,7 +20,7 @@ use crate::cgroup::Cgroups;
 use crate::exec::Execs;
 use crate::fault::{Code, Fault};
 use crate::files::WriteRoots;
-use crate::proto::{Hello, HelloReply};
+use crate::proto::{ExecStart, Hello, HelloReply};
 use crate::service;
 use crate::sync::{lock, wait, wait_while};
 
@@ -48,10 +48,19 @@ pub(crate) struct Life {
     pub(crate) phase: Phase,
     /// The sandbox's environment: here and in the processes it is given to, never on disk.
     pub(crate) env: BTreeMap<String, String>,
+    /// What was set since, over that and the same way.
+    pub(crate) ephemeral: BTreeMap<String, String>,
     /// A Wake brought certificates.
     pub(crate) trusts: bool,
-    /// Ids of the execs that are being started, or refused.
-    starting: Vec<String>,
+    /// The execs that are being started, or refused.
+    starting: Vec<Birthplace>,
+}
+
+/// Of an exec that is being started.
+#[derive(Clone, PartialEq, Eq)]
+struct Birthplace {
+    id: String,
+    given_secrets: bool,
 }
 
 pub(crate) struct Agent {
@@ -102,7 +111,13 @@ impl Agent {
         let cgroups = cgroups.map(Arc::new);
         Ok(Self {
             owns_machine,
-            life: Mutex::new(Life { phase: Phase::Booted, env: BTreeMap::new(), trusts: false, starting: Vec::new() }),
+            life: Mutex::new(Life {
+                phase: Phase::Booted,
+                env: BTreeMap::new(),
+                ephemeral: BTreeMap::new(),
+                trusts: false,
+                starting: Vec::new(),
+            }),
             started: Condvar::new(),
             transition: Mutex::new(()),
             execs: Arc::new(Execs::new(cgroups.clone())?),
@@ -142,19 +157,25 @@ impl Agent {
     ///
     /// # Errors
     /// UNAVAILABLE while frozen.
-    pub(crate) fn begin_start(self: &Arc<Self>, id: &str) -> Result<Starting, Fault> {
+    pub(crate) fn begin_start(self: &Arc<Self>, ask: &ExecStart) -> Result<Starting, Fault> {
         let mut life = lock(&self.life);
         life.check_awake()?;
-        life.starting.push(id.to_owned());
-        Ok(Starting { agent: self.clone(), id: id.to_owned() })
+        let place = Birthplace { id: ask.exec_id.clone(), given_secrets: !ask.secrets.is_empty() };
+        life.starting.push(place.clone());
+        Ok(Starting { agent: self.clone(), place })
     }
 
     /// Waits until no exec of that id is being started, which `Birth` bounds.
     pub(crate) fn await_start(&self, id: &str) {
         let mut life = lock(&self.life);
-        while life.starting.iter().any(|starting| starting == id) {
+        while life.starting.iter().any(|starting| starting.id == id) {
             life = wait(&self.started, life);
         }
+    }
+
+    /// An exec that is given secrets is being started, or refused.
+    pub(crate) fn starts_with_secrets(&self) -> bool {
+        lock(&self.life).starting.iter().any(|starting| starting.given_secrets)
     }
 
     /// Lets no exec start any more, and waits for those that are being started, at most for *bound*: one that waits for
@@ -171,13 +192,13 @@ impl Agent {
 /// The start of an exec that is under way.
 pub(crate) struct Starting {
     agent: Arc<Agent>,
-    id: String,
+    place: Birthplace,
 }
 
 impl Drop for Starting {
     fn drop(&mut self) {
         let starting = &mut lock(&self.agent.life).starting;
-        if let Some(index) = starting.iter().position(|starting| *starting == self.id) {
+        if let Some(index) = starting.iter().position(|starting| *starting == self.place) {
             starting.swap_remove(index);
         }
         self.agent.started.notify_all();
@@ -185,7 +206,9 @@ impl Drop for Starting {
 }
 
 impl Life {
-    fn check_awake(&self) -> Result<(), Fault> {
+    /// # Errors
+    /// UNAVAILABLE while frozen.
+    pub(crate) fn check_awake(&self) -> Result<(), Fault> {
         if self.phase == Phase::Frozen {
             return Err(Fault::new(Code::Unavailable, "the guest is frozen: Wake comes first"));
         }

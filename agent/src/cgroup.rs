@@ -43,6 +43,8 @@ pub(crate) struct Group {
     /// It was killed once. Linux (seen on 6.12.95 and 6.18.44) also kills whatever is cloned into such a cgroup
     /// later, since the cloner's own cgroup counts fewer kills: it cannot be used again.
     spent: AtomicBool,
+    /// Its command was given secrets.
+    secret: bool,
 }
 
 impl Cgroups {
@@ -78,7 +80,7 @@ impl Cgroups {
                 Err(errno) => return Err(errno.into()),
                 Ok(()) => {
                     let directory = open_directory(&self.base, &*name)?;
-                    return Ok(Group { name, directory, spent: AtomicBool::new(false) });
+                    return Ok(Group { name, directory, spent: AtomicBool::new(false), secret: false });
                 }
             }
         }
@@ -97,6 +99,11 @@ impl Cgroups {
                 let _ = rustix::fs::unlinkat(&self.base, &*group.name, AtFlags::REMOVEDIR);
             }
         }
+    }
+
+    /// What a command left behind that was given secrets lives on.
+    pub(crate) fn hold_secrets(&self) -> bool {
+        lock(&self.idle).inhabited.iter().any(|group| group.secret && group.is_inhabited())
     }
 
     /// Stops every user process. One that waits in the kernel for what does not come while others are stopped (an answer
@@ -158,7 +165,12 @@ impl Group {
         self.spent.store(true, Ordering::Relaxed);
     }
 
-    fn is_inhabited(&self) -> bool {
+    /// Says whether its command is given secrets.
+    pub(crate) fn mark(&mut self, secret: bool) {
+        self.secret = secret;
+    }
+
+    pub(crate) fn is_inhabited(&self) -> bool {
         let events = open_file(&self.directory, "cgroup.events", OFlags::RDONLY);
         events.is_ok_and(|events| read_flag(events.as_fd(), "populated").unwrap_or(true))
     }

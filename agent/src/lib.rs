@@ -9,6 +9,8 @@ mod agent;
 mod args;
 mod boot;
 mod cgroup;
+mod environment;
+mod erase;
 mod exec;
 mod fault;
 mod files;

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::time::{clock_gettime, clock_settime, ClockId, Timespec};
 
 use crate::agent::{Agent, Life, Phase};
+use crate::environment;
 use crate::exec::command::check_env;
 use crate::fault::{Code, Fault};
 use crate::forked;
@@ -51,8 +52,12 @@ pub(crate) fn wake(agent: &Agent, ask: Wake) -> Result<WakeReply, Fault> {
     }
     if !ask.keep_env {
         life.env.clear();
+        life.ephemeral.clear();
     }
     life.env.extend(ask.env);
+    if !ask.ephemeral_env.is_empty() {
+        life.ephemeral = ask.ephemeral_env;
+    }
     if let Some(cgroups) = &agent.cgroups {
         cgroups.thaw().map_err(|error| Fault::io(&error, "cannot thaw"))?;
     }
@@ -88,6 +93,7 @@ fn check(ask: &Wake) -> Result<(), Fault> {
     if ask.trust.len() > MAX_TRUST_BYTES {
         return Err(Fault::invalid(format!("trust: must be at most {MAX_TRUST_BYTES} bytes: {}", ask.trust.len())));
     }
+    environment::check(&ask.ephemeral_env)?;
     check_env(&ask.env)
 }
 
@@ -217,13 +223,22 @@ pub(crate) fn replace_text(path: impl AsRef<Path>, text: &[u8]) -> Result<(), Er
 /// Stops user processes and brings their data to disk.
 ///
 /// # Errors
-/// They did not stop in time, or a file system failed: they run on, and the state is what it was.
+/// They did not stop in time, or a file system failed, or (with `withhold_secrets`) secrets are in use: they run on, and the
+/// state is what it was.
 pub(crate) fn freeze(agent: &Agent, ask: Freeze) -> Result<(), Fault> {
     let Some(cgroups) = &agent.cgroups else {
         return Err(Fault::new(Code::Unavailable, "there is no cgroup to freeze"));
     };
     let _one = lock(&agent.transition);
+    if ask.withhold_secrets && agent.execs.hold_secrets() {
+        return Err(environment::secrets_in_use());
+    }
     let before = agent.stop_starts(START_BOUND);
+    // Once more: now nothing starts any more.
+    if ask.withhold_secrets && (agent.starts_with_secrets() || agent.execs.hold_secrets()) {
+        lock(&agent.life).phase = before;
+        return Err(environment::secrets_in_use());
+    }
     agent.execs.freeze();
     let outcome = cgroups
         .freeze(FREEZE_BOUND, || Ok(processes::any_runs(&agent.proc)?))

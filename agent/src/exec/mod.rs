@@ -100,6 +100,14 @@ impl Execs {
         execs.iter().filter_map(|exec| exec.entry()).collect()
     }
 
+    /// A command that was given secrets runs, or something that it left behind.
+    pub(crate) fn hold_secrets(&self) -> bool {
+        let execs: Vec<_> = lock(&self.table).by_key.values().cloned().collect();
+        // In this order: a cgroup goes from its command to the others.
+        execs.iter().any(|exec| exec.holds_secrets())
+            || self.cgroups.as_ref().is_some_and(|groups| groups.hold_secrets())
+    }
+
     pub(crate) fn frozen(&self) -> &AtomicBool {
         &self.frozen
     }

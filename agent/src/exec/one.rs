@@ -63,6 +63,7 @@ pub(crate) struct Exec {
     /// Says when there is output: to the watching thread, or to the one that writes logs.
     output_poller: Arc<Poller>,
     listed: Option<Listed>,
+    given_secrets: bool,
     state: Mutex<State>,
     /// The command has read, or will never again.
     room: Condvar,
@@ -88,6 +89,7 @@ pub(crate) struct Parts {
     pub(crate) output_poller: Arc<Poller>,
     pub(crate) streams: Ours,
     pub(crate) listed: Option<Listed>,
+    pub(crate) given_secrets: bool,
     pub(crate) group: Option<Group>,
     /// Of a cgroup that was used before.
     pub(crate) oom_kills: u64,
@@ -162,6 +164,7 @@ impl Exec {
             poller: parts.poller,
             output_poller: parts.output_poller,
             listed: parts.listed,
+            given_secrets: parts.given_secrets,
             state: Mutex::new(State {
                 phase: Phase::Running,
                 output: parts.streams.output,
@@ -195,6 +198,15 @@ impl Exec {
 
     pub(crate) fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// It was given secrets, and it or something in its cgroup runs.
+    pub(crate) fn holds_secrets(&self) -> bool {
+        if !self.given_secrets {
+            return false;
+        }
+        let state = lock(&self.state);
+        !matches!(state.phase, Phase::Exited { .. }) || state.group.as_ref().is_some_and(Group::is_inhabited)
     }
 
     pub(crate) fn is_listed(&self) -> bool {

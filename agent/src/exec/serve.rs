@@ -29,6 +29,7 @@ const MAX_SIGNAL: u32 = 64;
 pub(crate) fn start(agent: &Agent, call: &Arc<Call>, ask: ExecStart, starting: Option<Starting>) -> Result<(), Stop> {
     let (stdin, is_followed) = (ask.stdin, !ask.background && ask.pty.is_none());
     let exec = launch(agent, &ask)?;
+    // The command has its secrets, and nobody else from here on.
     drop(ask);
     if !is_followed {
         return call.reply(reply::Kind::ExecStarted(ExecStarted { pid: exec.pid().unsigned_abs(), stdin_offset: 0 }));
@@ -72,7 +73,11 @@ fn launch(agent: &Agent, ask: &ExecStart) -> Result<Arc<Exec>, Fault> {
     let listed = (ask.background || ask.pty.is_some()).then(|| listed(ask));
     let term = ask.pty.map(|_| terminal::TERM).map(|(name, value)| (name.to_owned(), value.to_owned()));
     let term = term.into_iter().collect();
-    let env = command::merge_env(&[&term, &agent.image_env, &lock(&agent.life).env, &ask.env])?;
+    let env = {
+        let life = lock(&agent.life);
+        command::merge_env(&[&term, &agent.image_env, &life.env, &life.ephemeral, &ask.env, &ask.secrets])?
+    };
+    let given_secrets = !ask.secrets.is_empty();
     let program = command::program(&ask.command, &ask.argv, &env)?;
     let execs = &agent.execs;
     let timeout = (ask.timeout_ms > 0).then(|| Duration::from_millis(ask.timeout_ms));
@@ -84,7 +89,10 @@ fn launch(agent: &Agent, ask: &ExecStart) -> Result<Arc<Exec>, Fault> {
             cwd: cwd.as_fd(),
             cgroup: None,
         };
-        let (child, group) = spawn_grouped(agent, &program, around, birth, &ask.argv)?;
+        let (child, mut group) = spawn_grouped(agent, &program, around, birth, &ask.argv)?;
+        if let Some(group) = &mut group {
+            group.mark(given_secrets);
+        }
         let oom_kills = group.as_ref().map_or(0, Group::oom_kills);
         Ok(Exec::new(Parts {
             id: id.clone(),
@@ -97,6 +105,7 @@ fn launch(agent: &Agent, ask: &ExecStart) -> Result<Arc<Exec>, Fault> {
             output_poller: execs.poller_for(&streams.output),
             streams,
             listed,
+            given_secrets,
             group,
             oom_kills,
         }))

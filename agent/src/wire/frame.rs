@@ -4,6 +4,8 @@
 //! Seeking ── magic and nonce ──► Framed ── a frame breaks the rules ──► Seeking (from that frame's first byte)
 //! ```
 
+use crate::erase::erase;
+
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 9;
 /// Largest payload of a frame.
@@ -74,10 +76,18 @@ impl Decoder {
 
     /// Adds what a read brought. Call `next_frame` until it gives None before adding more.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.buffer.drain(..self.start);
+        self.compact();
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Forgets the frames that were returned, and erases them: there may be secrets in them.
+    pub fn compact(&mut self) {
+        let rest = self.buffer.len() - self.start;
+        self.buffer.copy_within(self.start.., 0);
+        erase(self.buffer.get_mut(rest..).unwrap_or_default());
+        self.buffer.truncate(rest);
         self.start = 0;
         self.last = 0;
-        self.buffer.extend_from_slice(bytes);
     }
 
     /// Treats the frame returned last as a violation: the search for a preface starts at its first byte.

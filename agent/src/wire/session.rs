@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex};
 use prost::Message;
 
 use crate::agent::{Agent, Starting};
+use crate::environment;
+use crate::erase::erase;
 use crate::exec::{logged, serve as exec_calls, typing};
 use crate::fault::{Code, Fault};
 use crate::files;
@@ -67,7 +69,9 @@ pub(crate) fn serve(mut channel: Channel, agent: &Arc<Agent>) -> String {
     loop {
         match channel.read(&mut buffer) {
             Ok(Arrival::Bytes(count)) => {
-                decoder.push(buffer.get(..count).unwrap_or_default());
+                let arrived = buffer.get_mut(..count).unwrap_or_default();
+                decoder.push(arrived);
+                erase(arrived);
                 while let Some(frame) = decoder.next_frame() {
                     if let Err(rule) = session.accept(frame, &channel) {
                         log::line(&format!("session dropped: {rule}"));
@@ -75,6 +79,7 @@ pub(crate) fn serve(mut channel: Channel, agent: &Arc<Agent>) -> String {
                         decoder.reject();
                     }
                 }
+                decoder.compact();
             }
             Ok(Arrival::Closed) => {
                 decoder.reset();
@@ -182,6 +187,8 @@ impl Session {
                 let outcome = wake::wake(&self.agent, ask).map_err(Stop::from);
                 call.end(outcome.and_then(|reply| call.reply(reply::Kind::Wake(reply))));
             }
+            // Here and not on the call's thread: a command that is started behind it has it.
+            Ask::EnvChange(ask) => call.end(environment::change(&self.agent, ask).map_err(Stop::from)),
             Ask::ExecSignal(ask) => call.end(exec_calls::signal(&self.agent, &ask).map_err(Stop::from)),
             ask => self.dispatch(&call, ask),
         }
@@ -190,7 +197,7 @@ impl Session {
     fn dispatch(&self, call: &Arc<Call>, ask: Ask) {
         // Here and not on the call's thread: a Freeze or an attach that comes behind it then finds it begun.
         let starting = match &ask {
-            Ask::ExecStart(start) => match self.agent.begin_start(&start.exec_id) {
+            Ask::ExecStart(start) => match self.agent.begin_start(start) {
                 Ok(starting) => Some(starting),
                 Err(fault) => return refuse(call, fault),
             },
@@ -235,7 +242,8 @@ fn refuse(call: &Call, fault: Fault) {
 /// Serves one call to its end.
 fn perform(agent: &Agent, call: &Arc<Call>, ask: Ask, starting: Option<Starting>) -> Result<(), Stop> {
     if let Ask::Freeze(ask) = &ask {
-        return Ok(wake::freeze(agent, *ask)?);
+        wake::freeze(agent, *ask)?;
+        return if ask.withhold_secrets { environment::hand_over(agent, call) } else { Ok(()) };
     }
     if starting.is_none() {
         agent.check_awake()?;
@@ -246,6 +254,7 @@ fn perform(agent: &Agent, call: &Arc<Call>, ask: Ask, starting: Option<Starting>
         Ask::ExecStart(ask) => exec_calls::start(agent, call, ask, starting),
         Ask::ExecAttach(ask) => exec_calls::attach(agent, call, &ask),
         Ask::ExecList(_) => logged::list(agent, call),
+        Ask::EnvList(_) => call.reply(reply::Kind::EnvNames(environment::names(agent))),
         Ask::ExecInput(ask) => typing::input(agent, call, ask),
         Ask::ExecResize(ask) => Ok(typing::resize(agent, &ask)?),
         Ask::ExecLog(ask) => logged::read(agent, call, &ask),
@@ -256,14 +265,14 @@ fn perform(agent: &Agent, call: &Arc<Call>, ask: Ask, starting: Option<Starting>
         Ask::FileMkdir(ask) => Ok(files::change::mkdir(roots, &ask)?),
         Ask::FileMove(ask) => Ok(files::change::rename(roots, &ask)?),
         Ask::FileRemove(ask) => files::change::remove(roots, call, &ask),
+        Ask::FileWatch(ask) => files::watch::watch(call, &ask),
+        Ask::FileArchive(ask) => files::archive::archive(call, &ask),
+        Ask::FileExtract(ask) => files::extract::extract(roots, call, &ask),
         Ask::Connect(ask) => service::connect(&agent.services, call, &ask),
         Ask::VolumeAttach(ask) => Ok(volume::attach(agent, ask)?),
         Ask::VolumeDetach(_) => Ok(volume::detach(agent)?),
-        Ask::Hello(_) | Ask::Ping(_) | Ask::Wake(_) | Ask::Freeze(_) | Ask::ExecSignal(_) => {
+        Ask::Hello(_) | Ask::Ping(_) | Ask::Wake(_) | Ask::Freeze(_) | Ask::ExecSignal(_) | Ask::EnvChange(_) => {
             Err(Fault::new(Code::Internal, "this call is served elsewhere").into())
         }
     }
 }
-        Ask::FileWatch(ask) => files::watch::watch(call, &ask),
-        Ask::FileArchive(ask) => files::archive::archive(call, &ask),
-        Ask::FileExtract(ask) => files::extract::extract(roots, call, &ask),
