@@ -465,7 +465,7 @@ class Wake(_message.Message):
     def ephemeral_env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """processes that catch signal 63 (SIGRTMAX-1) are sent it, to renew random state of their own.
         Not to those that catch 62 as well: who catches all signals passes them on or ignores them
-        what FreezeReply took away, given back
+        what FreezeReply took away, given back; unless empty, in place of what is there
         """
 
     def __init__(
@@ -515,8 +515,9 @@ class Freeze(_message.Message):
     clean page cache. After it only Hello, Ping, Wake and Freeze are served. END only. An ExecStart that came before it
     is started before it, if that takes no longer than 2 s, and otherwise goes on with its start behind Wake. Until Wake no ExecOutput and no ExecExited follow its END: the host has had all that was sent.
     With `withhold_secrets` it first looks for running commands that were started with `secrets`: if there is one it answers BUSY
-    and nothing is frozen. Else the ephemeral environment is taken out of the agent's memory, which is zeroed, and handed to
-    the host in a FreezeReply, so that a snapshot has none of it.
+    and nothing is frozen; what such a command left behind in its cgroup counts, and one that is being started. Else the ephemeral
+    environment is taken out of the agent's memory, which is zeroed, and handed to the host in a FreezeReply before END, so that a
+    snapshot has none of it. Where the session ends before that is sent, the agent keeps it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -739,7 +740,7 @@ class ExecStart(_message.Message):
     @_builtins.property
     def pty(self) -> Global___Pty:
         """ExecLog. The command is never held back for a reader, listed by ExecList, and stays so when it
-        has exited. Replies: ExecStarted, then END: ExecAttach follows it
+        has exited. Replies: ExecStarted, then END: ExecAttach follows it, ExecInput writes its stdin
         a terminal of its own for stdin, stdout and stderr; output is STDOUT, in the ring. What types
         """
 
@@ -803,7 +804,7 @@ class ExecAttach(_message.Message):
     exec_id: _builtins.str
     offset: _builtins.int
     stdin: _builtins.bool
-    """DATA from the host goes on as the command's stdin, from ExecStarted.stdin_offset"""
+    """DATA from the host goes on as the command's stdin, from ExecStarted.stdin_offset. INVALID for"""
     def __init__(
         self,
         *,
@@ -946,7 +947,7 @@ Global___ExecSignal: _TypeAlias = ExecSignal  # noqa: Y015
 @_typing.final
 class ExecList(_message.Message):
     """Background commands and terminals, running or exited, oldest first; 256 at most are kept, and then the one that exited first is
-    forgotten. Replies: one or more ExecEntries (no more than fit in a frame), then END.
+    forgotten (EXHAUSTED for a start where all run). Of a terminal that exited a minute ago 16 KiB of output are kept. Replies: one or more ExecEntries (no more than fit in a frame), then END.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -994,7 +995,7 @@ class ExecEntry(_message.Message):
     EXITED_FIELD_NUMBER: _builtins.int
     exec_id: _builtins.str
     command: _builtins.str
-    """its first 4 KiB"""
+    """its first 4 KiB; of argv: its words, with spaces between"""
     pid: _builtins.int
     started_ns: _builtins.int
     """wall clock of the guest, since the Unix epoch"""
@@ -1026,7 +1027,9 @@ class ExecInput(_message.Message):
     """Types into a terminal, or writes to the stdin of a command that has one and that no stream feeds. `offset` counts what was
     accepted from the start: what lies before the agent's own count is skipped, so that a repetition types nothing twice; beyond it
     is INVALID. Absent: append. Waits for room (64 KiB are kept for a program that does not read), then EXHAUSTED after 5 s.
-    Reply: ExecInputReply.
+    All of it is accepted or, with any other Status than OK, nothing: INVALID where the command has closed its stdin or exited (a
+    repetition of what it took before is OK), UNAVAILABLE when a Freeze comes. Calls that are under way at once are not ordered: one
+    after the other. Reply: ExecInputReply.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1040,7 +1043,7 @@ class ExecInput(_message.Message):
     data: _builtins.bytes
     """at most 32 KiB"""
     close: _builtins.bool
-    """behind data; a terminal is sent its end-of-file character"""
+    """behind data; a terminal is sent its end-of-file character, which counts as a byte of data"""
     def __init__(
         self,
         *,
@@ -1108,7 +1111,9 @@ Global___ExecResize: _TypeAlias = ExecResize  # noqa: Y015
 class ExecLog(_message.Message):
     """A part of a background command's log. Replies: ExecLogInfo, then DATA frames of at most `limit` bytes under the host's credit,
     then END. The log keeps the last 64 MiB: what is older is dropped from the front in whole MiB, and reading before `first_offset`
-    begins there. ExecAttach on a background command reads the log from its offset and goes on with what comes.
+    begins there; behind `size` is nothing. Where the disk is full the oldest makes room for the newest, and what cannot be written
+    all the same is counted and dropped with all before it. What is dropped while it is being sent ends the call early.
+    ExecAttach on a background command reads the log from its offset and goes on with what comes.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1202,11 +1207,13 @@ class EnvChange(_message.Message):
     UNSET_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def set(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """names [A-Za-z_][A-Za-z0-9_]*; 256 variables and 64 KiB in all at most"""
+        """names [A-Za-z_][A-Za-z0-9_]*; 256 variables and 64 KiB in all at most, 16 bytes of which each costs"""
 
     @_builtins.property
     def unset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """unknown names are OK"""
+        """besides its name and value
+        unknown names are OK; before `set`
+        """
 
     def __init__(
         self,
