@@ -34,7 +34,7 @@ VOLUME = {
     "created_at": "2026-01-01T00:00:00Z",
 }
 WEBHOOK = {
-    "id": "whk_1",
+    "id": "wh_1",
     "url": "https://example.com/hook",
     "event_types": ["sandbox.created"],
     "active": True,
@@ -143,7 +143,7 @@ async def test_webhooks(server, client):
     (failed,) = await found.deliveries()
     assert (failed.tries, failed.response_status, failed.finished_at) == (4, 500, None)
     await found.delete()
-    assert server.calls[-1] == "DELETE /v1/sandboxes/webhooks/whk_1"
+    assert server.calls[-1] == "DELETE /v1/sandboxes/webhooks/wh_1"
 
 
 async def test_event_types_are_a_list(client):
@@ -210,5 +210,5 @@ async def test_usage(server, client):
     assert used.gb_seconds == 2.0
     assert server.calls == [
         "GET /v1/usage?since=2026-01-01",
-        "GET /v1/usage?until=2026-01-02T00%3A00%3A00%2B00%3A00",
+        "GET /v1/usage?until=2026-01-02",
     ]

@@ -35,7 +35,7 @@ VOLUME = {
     "created_at": "2026-01-01T00:00:00Z",
 }
 WEBHOOK = {
-    "id": "whk_1",
+    "id": "wh_1",
     "url": "https://example.com/hook",
     "event_types": ["sandbox.created"],
     "active": True,
@@ -144,7 +144,7 @@ def test_webhooks(server, client):
     (failed,) = found.deliveries()
     assert (failed.tries, failed.response_status, failed.finished_at) == (4, 500, None)
     found.delete()
-    assert server.calls[-1] == "DELETE /v1/sandboxes/webhooks/whk_1"
+    assert server.calls[-1] == "DELETE /v1/sandboxes/webhooks/wh_1"
 
 
 def test_event_types_are_a_list(client):
@@ -211,5 +211,5 @@ def test_usage(server, client):
     assert used.gb_seconds == 2.0
     assert server.calls == [
         "GET /v1/usage?since=2026-01-01",
-        "GET /v1/usage?until=2026-01-02T00%3A00%3A00%2B00%3A00",
+        "GET /v1/usage?until=2026-01-02",
     ]

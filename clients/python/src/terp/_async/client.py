@@ -97,7 +97,7 @@ class AsyncTerp:
         Return what all sandboxes of this key's tenant used, by day.
 
         Args:
-            since, until: Days or times; until is not included. If not given, what the server counts by itself.
+            since, until: The first and the last day, in UTC; the last 30 days if not given.
         """
         return account.read_usage(await self.call(account.usage(since=since, until=until)))
 

@@ -127,7 +127,7 @@ class AsyncCodeCalls(AsyncSandboxPart):
             InterpreterUnavailable: The template has no kernels.
             ContextNotFound: There is no such context.
             StateConflict: The sandbox does not run, or was paused meanwhile.
-            ConnectionFailed: The code may run on; what it shows then is lost. It is never sent twice.
+            ConnectionFailed: The server interrupts code that nobody follows. It is never sent twice.
         """
         events = self.run_code_stream(code, language=language, context=context, timeout=timeout)
         return await _collected(events, on_stdout, on_stderr, on_result)
@@ -188,7 +188,7 @@ async def _events(client: AsyncTerp, request: Request) -> pairs.AsyncStream[Code
             if not reader.finished:
                 raise
     if not reader.finished:
-        raise ConnectionFailed("The stream ended before the code did; it may run on, what it shows is lost")
+        raise ConnectionFailed("The stream ended before the code did; the server interrupts code that nobody follows")
 
 
 async def _collected(

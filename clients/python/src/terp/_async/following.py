@@ -61,16 +61,15 @@ async def follow(
         try:
             async with contextlib.aclosing(read_events(client, request_at(end), reader)) as events:
                 async for event in events:
-                    if isinstance(event, Stdout | Stderr) and event.offset > end and not gaps:
-                        raise LogDropped(
-                            f"Output from {end} on is not kept any more", fields={"first_offset": event.offset}
-                        )
                     if isinstance(event, Stdout | Stderr):
+                        if event.offset > end and not gaps:
+                            raise LogDropped(
+                                f"Output from {end} on is not kept any more", fields={"first_offset": event.offset}
+                            )
                         end, failures = reader.end, 0
                     yield event
-            return
         except (ConnectionFailed, RequestTimeout, Unavailable):
-            failures = 1 if time.monotonic() - began > GOOD_CONNECTION_S else failures + 1
+            failures = _counted(failures, began)
             if failures >= ATTEMPTS:
                 raise
             await pairs.sleep_async(FIRST_DELAY_S * 2 ** (failures - 1))
@@ -80,3 +79,9 @@ async def follow(
             if not gaps or error.first_offset is None or error.first_offset <= reader.end:
                 raise
             reader.end = error.first_offset
+        else:
+            return
+
+
+def _counted(failures: int, began: float) -> int:
+    return 1 if time.monotonic() - began > GOOD_CONNECTION_S else failures + 1

@@ -16,7 +16,7 @@ async def usage_async(
     Return what all sandboxes of this key's tenant used, by day.
 
     Args:
-        since, until: Days or times; until is not included. If not given, what the server counts by itself.
+        since, until: The first and the last day, in UTC; the last 30 days if not given.
     """
     client = client or await default_client()
     return await client.usage(since, until)

@@ -46,7 +46,7 @@ class AsyncVolume:
 
         Args:
             name: Yours; unique among your volumes.
-            size_gb: At least 0.25. A ceiling: what is not written takes no room.
+            size_gb: In GiB, at least 0.25. A ceiling: what is not written takes no room.
             max_lifetime_days, max_lifetime_hours: When it is deleted by itself, counted from now: 1 to 3650 days or 1
                 to 24 hours, not both.
 

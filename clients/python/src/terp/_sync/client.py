@@ -98,7 +98,7 @@ class Terp:
         Return what all sandboxes of this key's tenant used, by day.
 
         Args:
-            since, until: Days or times; until is not included. If not given, what the server counts by itself.
+            since, until: The first and the last day, in UTC; the last 30 days if not given.
         """
         return account.read_usage(self.call(account.usage(since=since, until=until)))
 

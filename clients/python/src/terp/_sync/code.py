@@ -128,7 +128,7 @@ class CodeCalls(SandboxPart):
             InterpreterUnavailable: The template has no kernels.
             ContextNotFound: There is no such context.
             StateConflict: The sandbox does not run, or was paused meanwhile.
-            ConnectionFailed: The code may run on; what it shows then is lost. It is never sent twice.
+            ConnectionFailed: The server interrupts code that nobody follows. It is never sent twice.
         """
         events = self.run_code_stream(code, language=language, context=context, timeout=timeout)
         return _collected(events, on_stdout, on_stderr, on_result)
@@ -189,7 +189,7 @@ def _events(client: Terp, request: Request) -> pairs.Stream[CodeEvent]:
             if not reader.finished:
                 raise
     if not reader.finished:
-        raise ConnectionFailed("The stream ended before the code did; it may run on, what it shows is lost")
+        raise ConnectionFailed("The stream ended before the code did; the server interrupts code that nobody follows")
 
 
 def _collected(

@@ -15,7 +15,7 @@ def usage(since: dt.date | None = None, until: dt.date | None = None, *, client:
     Return what all sandboxes of this key's tenant used, by day.
 
     Args:
-        since, until: Days or times; until is not included. If not given, what the server counts by itself.
+        since, until: The first and the last day, in UTC; the last 30 days if not given.
     """
     client = client or default_client()
     return client.usage(since, until)

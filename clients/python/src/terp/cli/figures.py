@@ -45,7 +45,7 @@ def top(
 
 def consumed(*, since: Day = None, until: Day = None, as_json: options.AsJson = False) -> None:
     """
-    Print what all your sandboxes used, by day (UTC). --until is not included.
+    Print what all your sandboxes used, by day (UTC), in the last 30 days or from --since to --until.
 
     Example: terp usage --since 2026-11-01
     """

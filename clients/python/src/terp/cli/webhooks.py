@@ -63,7 +63,7 @@ def enable(webhook_id: WebhookId, *, as_json: options.AsJson = False) -> None:
     """
     Switch a webhook on again that failed too often.
 
-    Example: terp webhook enable whk_01J8ZQ4T9M5V3K7C2N6R1W0XYB
+    Example: terp webhook enable wh_01J8ZQ4T9M5V3K7C2N6R1W0XYB
     """
     webhook = _find(webhook_id)
     webhook.enable()
@@ -78,7 +78,7 @@ def remove(ids: Annotated[list[str], typer.Argument(metavar="WEBHOOK", show_defa
     """
     Delete webhooks: nothing more is told to them.
 
-    Example: terp webhook rm whk_01J8ZQ4T9M5V3K7C2N6R1W0XYB
+    Example: terp webhook rm wh_01J8ZQ4T9M5V3K7C2N6R1W0XYB
     """
     gone = [_deleted(webhook_id) for webhook_id in ids]
     if not all(gone):
@@ -90,7 +90,7 @@ def deliveries(webhook_id: WebhookId, *, as_json: options.AsJson = False) -> Non
     """
     List what a webhook was told last and how that went, newest first.
 
-    Example: terp webhook deliveries whk_01J8ZQ4T9M5V3K7C2N6R1W0XYB
+    Example: terp webhook deliveries wh_01J8ZQ4T9M5V3K7C2N6R1W0XYB
     """
     found = _find(webhook_id).deliveries()
     if as_json:

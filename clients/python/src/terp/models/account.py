@@ -129,7 +129,7 @@ class DayUsage:
 
 @dataclass(frozen=True)
 class Usage:
-    """What all sandboxes of a tenant used; `days` without use are left out. A GB is 10^9 bytes."""
+    """What all sandboxes of a tenant used; `days`, oldest first, are those with any. A GB is 10^9 bytes."""
 
     days: tuple[DayUsage, ...]
     cpu_seconds: float

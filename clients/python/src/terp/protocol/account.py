@@ -184,7 +184,7 @@ def metrics(sandbox_id: str, *, since: dt.datetime | None) -> Request:
 
 
 def usage(*, since: dt.date | None, until: dt.date | None) -> Request:
-    query = {key: _moment(value) for key, value in (("since", since), ("until", until)) if value is not None}
+    query = {key: _day(value) for key, value in (("since", since), ("until", until)) if value is not None}
     target = with_query("/v1/usage", query) if query else "/v1/usage"
     return Request("GET", target, repeat=Repeat.IF_LOST)
 
@@ -230,9 +230,10 @@ def read_usage(body: Json) -> models.Usage:
         raise misshapen("usage", error) from error
 
 
-def _moment(value: dt.date) -> str:
-    """A date is a whole day of UTC; a time without a zone is local, as everywhere."""
-    return value.astimezone(dt.timezone.utc).isoformat() if isinstance(value, dt.datetime) else value.isoformat()
+def _day(value: dt.date) -> str:
+    """The day of UTC that a time is on; one without a zone is local, as everywhere."""
+    day = value.astimezone(dt.timezone.utc).date() if isinstance(value, dt.datetime) else value
+    return day.isoformat()
 
 
 def _rows(body: Json, name: str) -> list[Any]:

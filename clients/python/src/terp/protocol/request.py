@@ -75,7 +75,7 @@ def volume_path(volume_id: str, rest: str = "") -> str:
 
 
 def webhook_path(webhook_id: str, rest: str = "") -> str:
-    path = f"/v1/sandboxes/webhooks/{segment(webhook_id, 'webhook', 'whk')}"
+    path = f"/v1/sandboxes/webhooks/{segment(webhook_id, 'webhook', 'wh')}"
     return f"{path}/{rest}" if rest else path
 
 
