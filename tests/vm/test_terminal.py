@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -20,22 +20,28 @@ class Screen:
     def __init__(self, pty: Pty) -> None:
         self.pty = pty
         self.shown = b""
+        self._matched = 0
 
     def until(self, pattern: bytes) -> re.Match[bytes]:
         """Read on until *pattern* is shown behind what was matched before."""
-        deadline = time.monotonic() + PATIENCE_S
-        for data in self.pty.output(len(self.shown)):
-            self.shown += data
-            if found := re.search(pattern, self.shown):
-                return found
-            assert time.monotonic() < deadline, self.shown[-2000:]
-        raise AssertionError(f"it ended before it showed {pattern!r}: {self.shown[-2000:]!r}")
+        patience = threading.Timer(PATIENCE_S, self.pty.kill)  # which ends what is followed here
+        patience.start()
+        try:
+            output = self.pty.output(len(self.shown))
+            while not (found := re.search(pattern, self.shown[self._matched :])):
+                self.shown += next(output)
+            self._matched += found.end()
+            return found
+        except StopIteration:
+            raise AssertionError(f"it ended before it showed {pattern!r}: {self.shown[-2000:]!r}") from None
+        finally:
+            patience.cancel()
 
 
 @pytest.fixture
 def shell(shared: Sandbox) -> Iterator[Screen]:
-    """A shell without start files, whose prompt is known."""
-    pty = shared.pty(command="exec bash --norc --noprofile", env={"PS1": "ready> "})
+    """A shell whose prompt is known, and that does not edit lines: what is typed is echoed by the terminal."""
+    pty = shared.pty(command="exec sh", env={"PS1": "ready> "})
     yield Screen(pty)
     pty.kill()
 
@@ -51,10 +57,11 @@ def test_a_program_sees_a_terminal(shell: Screen) -> None:
 
 def test_control_characters_are_keys(shell: Screen) -> None:
     """^C interrupts the program in front and not the shell, ^D ends the shell."""
-    shell.pty.write("sleep 1000\n")
-    shell.until(rb"sleep 1000\r\n")
+    shell.until(rb"ready> ")
+    shell.pty.write("printf 'run%s\\n' ning; sleep 1000\n")
+    shell.until(rb"running\r\n")
     shell.pty.write(b"\x03")
-    shell.until(rb"\^C\r\nready> ")
+    shell.until(rb"(?s)\^C.*ready> ")
     shell.pty.write("echo al''ive\n")
     shell.until(rb"alive\r\n")
     shell.pty.write(b"\x04")
@@ -101,7 +108,7 @@ def test_much_is_typed(shared: Sandbox) -> None:
 
 def test_over_a_pause(server: Server) -> None:
     with server.create("debian-12", timeout=3600) as sandbox:
-        shell = Screen(sandbox.pty(command="exec bash --norc --noprofile", env={"PS1": "ready> "}))
+        shell = Screen(sandbox.pty(command="exec sh", env={"PS1": "ready> "}))
         shell.pty.write("x=before\n")
         shell.until(rb"before\r\nready> ")
         sandbox.pause()
