@@ -76,12 +76,16 @@ async def follow(
         except FollowTimeout:
             continue
         except LogDropped as error:
-            if not gaps or error.first_offset is None or error.first_offset <= reader.end:
-                raise
-            reader.end = error.first_offset
+            reader.end = _behind_gap(error, reader.end, gaps=gaps)
         else:
             return
 
 
 def _counted(failures: int, began: float) -> int:
     return 1 if time.monotonic() - began > GOOD_CONNECTION_S else failures + 1
+
+
+def _behind_gap(error: LogDropped, end: int, *, gaps: bool) -> int:
+    if not gaps or error.first_offset is None or error.first_offset <= end:
+        raise error
+    return error.first_offset
