@@ -52,6 +52,9 @@ class PublicCourier:
         self._trust = trust or ssl.create_default_context()
         self._lookups: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
+    def close(self) -> None:
+        self._dialer.close()
+
     async def check(self, url: str) -> None:
         target = parse(url)
         try:

@@ -59,10 +59,10 @@ async def serve(config: Config, *, dev: bool) -> None:
     become_parent_of_orphans()
     with only_one(config.data_dir), _listen(config.host, config.port) as sock:
         keys = load_keys(config)
+        courier = PublicCourier(config.upstream(), anywhere=config.webhook_allow_private)
         store = await open_sqlite(config.database)
         try:
             host, supervisor = await open_node(config)
-            courier = PublicCourier(config.upstream(), anywhere=config.webhook_allow_private)
             services = Services(store, host, config.policy(), keys, courier)
             await supervisor.open()
             try:
@@ -76,6 +76,7 @@ async def serve(config: Config, *, dev: bool) -> None:
                 await services.egress.drain()  # closing the node ended what was connected
         finally:
             await store.close()
+            courier.close()
 
 
 class _Server(uvicorn.Server):

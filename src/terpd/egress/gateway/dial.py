@@ -46,6 +46,10 @@ class Dialer:
         self._allowed = [ipaddress.ip_network(text) for text in upstream.allow_addresses]
         self._proxy = None if upstream.proxy is None else _Proxy(upstream.proxy)
 
+    def close(self) -> None:
+        self._resolver.close()
+        self._routes.close()
+
     async def dial(self, target: str | Address, port: int, lookups: asyncio.Semaphore) -> tuple[socket.socket, str]:
         """
         Return a connected, non-blocking socket, and the address that it is connected to.

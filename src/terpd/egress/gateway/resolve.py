@@ -37,6 +37,10 @@ class Resolver:
         if servers:
             self._servers = _client(servers)
 
+    def close(self) -> None:
+        """Threads that still look something up end when they have."""
+        self._threads.shutdown(wait=False)
+
     async def resolve(self, name: str, lookups: asyncio.Semaphore) -> Sequence[Address]:
         """
         Return the addresses of *name*, best first; none if it has none or nobody knows.

@@ -28,6 +28,9 @@ class Routes:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         self._socket.settimeout(1.0)  # the kernel answers before send returns
 
+    def close(self) -> None:
+        self._socket.close()
+
     def own(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         """Whether this host would keep what is sent there, or give it to all its neighbours."""
         packed = address.packed
