@@ -1,6 +1,7 @@
 /** The connection to a server: sends requests, retries as the protocol says, streams bodies both ways. */
 
 import { BadReply, ConnectionFailed, InvalidRequest, RequestTimeout, TerpError } from "./errors/index.js";
+import type { Usage } from "./models/account.js";
 import type { DeletionReceipt } from "./models/sandbox.js";
 import { concat } from "./protocol/bytes.js";
 import { EventParser } from "./protocol/events.js";
@@ -8,9 +9,12 @@ import type { Json } from "./protocol/fields.js";
 import type { Request } from "./protocol/request.js";
 import { planRetry } from "./protocol/retry.js";
 import { resolveSettings, type Settings } from "./protocol/settings.js";
+import { sleep } from "./protocol/sleep.js";
+import { readUsage } from "./replies/account.js";
 import { readError, readJson } from "./replies/errors.js";
 import type { PayloadReader } from "./replies/exec.js";
 import { readReceipts } from "./replies/saved.js";
+import { type Moment, usage } from "./requests/account.js";
 import { deletionReceipts } from "./requests/saved.js";
 import { type Body, type Fetch, type Incoming, send } from "./transport.js";
 
@@ -36,6 +40,11 @@ export interface TerpOptions {
 export interface CallOptions {
   /** Gives up waiting when it is aborted, with its reason. What the server was asked to do may happen nevertheless. */
   readonly signal?: AbortSignal | undefined;
+}
+
+export interface UsageOptions extends CallOptions {
+  readonly since?: Moment | undefined;
+  readonly until?: Moment | undefined;
 }
 
 /** A connection to a Terp server, to share between sandboxes. Without one, `Sandbox` uses a default of its own. */
@@ -68,6 +77,16 @@ export class Terp {
    */
   async deletionReceipts(options: { subject?: string; limit?: number } & CallOptions = {}): Promise<DeletionReceipt[]> {
     return readReceipts(await this.call(deletionReceipts(options.subject, options.limit ?? 50), options));
+  }
+
+  /**
+   * Return what all sandboxes of this key's tenant used, by day.
+   *
+   * @param options - `since`, `until`: days or times; `until` is not included. If not given, what the server counts by
+   *   itself.
+   */
+  async usage(options: UsageOptions = {}): Promise<Usage> {
+    return readUsage(await this.call(usage(options.since, options.until), { signal: options.signal }));
   }
 
   /**
@@ -106,7 +125,7 @@ export class Terp {
     broken: string,
     options: CallOptions = {},
   ): AsyncGenerator<Event, void, void> {
-    const parser = new EventParser();
+    const parser = new EventParser(reader.maxEventBytes);
     try {
       for await (const chunk of this.stream(request, options)) {
         if (reader.finished) return;
@@ -166,21 +185,6 @@ async function bodyText(reply: Incoming): Promise<string> {
     }
   }
   return new TextDecoder().decode(concat(chunks));
-}
-
-async function sleep(seconds: number, signal: AbortSignal | undefined): Promise<void> {
-  signal?.throwIfAborted();
-  return new Promise((resolve, reject) => {
-    const stop = () => {
-      clearTimeout(timer);
-      reject(signal?.reason);
-    };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener("abort", stop);
-      resolve();
-    }, seconds * 1000);
-    signal?.addEventListener("abort", stop);
-  });
 }
 
 const clients = new Map<string, Terp>();

@@ -30,9 +30,11 @@
  *     │   ├── StateMismatch         it was made with another processor, monitor, kernel or template; says which
  *     │   └── StateDamaged          a part of it is missing or is not what was saved; says which
  *     ├── DeadlineExceeded          says which step, waited how long
- *     │   └── ExecTimeout           the command ran into its timeout; holds its output so far
+ *     │   ├── ExecTimeout           the command ran into its timeout; holds its output so far
+ *     │   └── FollowTimeout         a log was followed for as long as asked; its command runs on
  *     ├── ExecKilled                the command died by a signal; holds its output so far
  *     ├── CommandFailed             `ExecResult.check()`: the exit code is not 0
+ *     ├── CodeFailed                `Execution.check()`: the code raised, or ran into its timeout
  *     ├── PartialWrite              `files.writeMany`: some files were not written, says which
  *     ├── GuestFault                the guest is lost, silent or talks nonsense
  *     ├── Internal                  a bug in the server
@@ -40,7 +42,7 @@
  *     ├── RequestTimeout            the server was silent for too long
  *     └── BadReply                  what answered does not speak the Terp API
  *
- * The names down to Internal, apart from the two of this library, are the server's own; a reply is classified by its
+ * The names down to Internal are the server's own, apart from CommandFailed, CodeFailed and PartialWrite; a reply is classified by its
  * `code` and, without a known one, by its HTTP status. What an AbortSignal of the caller's says passes through.
  */
 

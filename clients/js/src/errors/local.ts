@@ -1,5 +1,6 @@
 /** Errors of this library's own. */
 
+import type { Execution } from "../models/code.js";
 import type { ExecResult } from "../models/exec.js";
 import { type Circumstances, TerpError } from "./base.js";
 
@@ -14,6 +15,20 @@ export class CommandFailed extends TerpError {
     const lastWords = result.stderr.trim().split("\n").at(-1);
     super(`The command ended with exit code ${result.exitCode}${lastWords ? `: ${lastWords}` : ""}`);
     this.result = result;
+  }
+}
+
+/** Thrown by `Execution.check()` alone: the code raised something, or ran into its timeout. */
+export class CodeFailed extends TerpError {
+  static override readonly code: string = "code_failed";
+  override readonly name: string = "CodeFailed";
+  /** All that came of it. */
+  readonly execution: Execution;
+
+  constructor(execution: Execution) {
+    const { error } = execution;
+    super(error ? `${error.name}: ${error.value}` : "The code ran into its timeout");
+    this.execution = execution;
   }
 }
 

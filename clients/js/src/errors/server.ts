@@ -121,13 +121,22 @@ export class AlreadyExists extends Conflict {
   override readonly name: string = "AlreadyExists";
 }
 
-/** A sandbox holds the volume; `detail` says which. */
+/** A sandbox holds the volume, running or paused. */
 export class VolumeInUse extends Conflict {
   static override readonly code: string = "volume_in_use";
   override readonly name: string = "VolumeInUse";
+
+  /** Which one; undefined when the server did not say. */
+  get sandboxId(): string | undefined {
+    const holder = this.fields.sandbox_id;
+    return typeof holder === "string" ? holder : undefined;
+  }
 }
 
-/** A command that was given secrets runs; what is saved now would hold them. */
+/**
+ * A command that was given secrets runs, and a snapshot or fork would hold them. Wait for the command, or say
+ * `includeSecrets: true`.
+ */
 export class SecretsInUse extends Conflict {
   static override readonly code: string = "secrets_in_use";
   override readonly name: string = "SecretsInUse";
@@ -221,6 +230,12 @@ export class ExecTimeout extends DeadlineExceeded {
   /** What it had written until then; empty when it came from `execStream`. */
   stdout = "";
   stderr = "";
+}
+
+/** A log was followed for as long as asked, and its command runs on. `Command.stream` then asks again by itself. */
+export class FollowTimeout extends DeadlineExceeded {
+  static override readonly code: string = "timed_out";
+  override readonly name: string = "FollowTimeout";
 }
 
 /** The command died by a signal that it did not get from its timeout. */

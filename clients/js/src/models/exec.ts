@@ -4,7 +4,7 @@ import { CommandFailed } from "../errors/index.js";
 
 /** The command runs. First event of every command's stream. */
 export interface Started {
-  readonly type: "started";
+  readonly kind: "started";
   /** In the guest. */
   readonly pid: number;
   /** What `attach` follows the command by. */
@@ -13,7 +13,7 @@ export interface Started {
 
 /** The command wrote to its standard output (`stdout`) or standard error (`stderr`). */
 export interface Written {
-  readonly type: "stdout" | "stderr";
+  readonly kind: "stdout" | "stderr";
   /** The bytes as written. */
   readonly data: Uint8Array;
   /** The same decoded as UTF-8; a character cut by the end of `data` comes with the next event. */
@@ -27,7 +27,7 @@ export interface Written {
 
 /** The command has ended by itself. Last event of every stream. */
 export interface Exited {
-  readonly type: "exited";
+  readonly kind: "exited";
   readonly exitCode: number;
   readonly durationMs: number;
 }
@@ -59,4 +59,34 @@ export class ExecResult {
     if (this.exitCode !== 0) throw new CommandFailed(this);
     return this;
   }
+}
+
+/** A background command as the server last described it. */
+export interface CommandInfo {
+  readonly id: string;
+  /** Its first 4 KiB. */
+  readonly command: string;
+  /** In the guest. */
+  readonly pid: number | null;
+  /** `running`; `exited`, with an exit code; `killed`, without one: by `kill`, a signal, or lack of memory. */
+  readonly status: "running" | "exited" | "killed" | (string & {});
+  readonly exitCode: number | null;
+  readonly startedAt: Date | null;
+}
+
+/** A terminal as the server last described it. Members as of `CommandInfo`. */
+export type PtyInfo = CommandInfo;
+
+/** A part of a background command's log. */
+export interface LogPage {
+  /** Stdout and stderr in the order they were written. */
+  readonly content: string;
+  /** Where it begins, in bytes. */
+  readonly offset: number;
+  /** Bytes that the command has written until now. */
+  readonly size: number;
+  /** Where the next page begins. */
+  readonly nextOffset: number;
+  /** More follows already. */
+  readonly truncated: boolean;
 }

@@ -47,7 +47,7 @@ export interface SandboxInfo {
   readonly previewAuth: boolean;
   /** Who has it may see the previews. Left out where the object is printed, copied or made JSON. */
   readonly previewAuthToken: string | null;
-  /** Name of the volume at /persist. */
+  /** Name of the volume that it has at /persist. */
   readonly volume: string | null;
 }
 

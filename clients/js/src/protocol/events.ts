@@ -10,15 +10,20 @@ const DATA = "data";
 
 /** Cut a byte stream into events. Only `data` matters here; an event that is not finished is never seen. */
 export class EventParser {
+  readonly #maxBytes: number;
   #line: Uint8Array[] = [];
   #data: string[] = [];
   #size = 0;
   #afterCr = false;
 
+  constructor(maxBytes = MAX_EVENT_BYTES) {
+    this.#maxBytes = maxBytes;
+  }
+
   /**
    * Return the payloads that *chunk* completes.
    *
-   * @throws BadReply - An event grows beyond 8 MiB.
+   * @throws BadReply - An event grows beyond *maxBytes*.
    */
   feed(chunk: Uint8Array): string[] {
     const payloads: string[] = [];
@@ -41,7 +46,9 @@ export class EventParser {
   #append(part: Uint8Array): void {
     if (part.length === 0) return;
     this.#size += part.length;
-    if (this.#size > MAX_EVENT_BYTES) throw new BadReply("The server sent an event of more than 8 MiB");
+    if (this.#size > this.#maxBytes) {
+      throw new BadReply(`The server sent an event of more than ${this.#maxBytes >> 20} MiB`);
+    }
     this.#line.push(part);
   }
 

@@ -11,8 +11,8 @@ export class Output {
   #exited: Exited | undefined;
 
   add(event: ExecEvent): void {
-    if (event.type === "exited") this.#exited = event;
-    else if (event.type !== "started") this.#texts[event.type].add(event.text);
+    if (event.kind === "exited") this.#exited = event;
+    else if (event.kind !== "started") this.#texts[event.kind].add(event.text);
   }
 
   result(): ExecResult {

@@ -5,7 +5,15 @@ import { isObject, type Json } from "../protocol/fields.js";
 
 type Kind = new (detail: string, circumstances?: errors.Circumstances) => errors.TerpError;
 
-const LOCAL = new Set(["TerpError", "CommandFailed", "PartialWrite", "ConnectionFailed", "RequestTimeout", "BadReply"]);
+const LOCAL = new Set([
+  "TerpError",
+  "CommandFailed",
+  "CodeFailed",
+  "PartialWrite",
+  "ConnectionFailed",
+  "RequestTimeout",
+  "BadReply",
+]);
 const BY_CODE: ReadonlyMap<string, Kind> = new Map(
   Object.entries(errors)
     .filter(([name]) => !LOCAL.has(name))

@@ -6,52 +6,65 @@ import { fromBase64 } from "../protocol/bytes.js";
 import { isObject, type Json } from "../protocol/fields.js";
 import { errorByCode } from "./errors.js";
 
-const ERROR_CODES: Readonly<Record<string, string>> = { timed_out: "exec_timeout", killed_by_signal: "exec_killed" };
+const ERROR_CODES: Readonly<Record<string, string>> = { killed_by_signal: "exec_killed" };
 
 /** A reader of one stream's payloads. `finished` is true after the last event. */
 export interface PayloadReader<Event> {
   readonly finished: boolean;
+  /** Of one event; if not given, the parser's own. */
+  readonly maxEventBytes?: number;
   /** What *payload* says; an unknown kind says nothing. */
   read(payload: string): Iterable<Event>;
 }
 
+/** Reads the payloads of one exec, of one stream or of several that go on from each other. */
 export class ExecReader implements PayloadReader<ExecEvent> {
   readonly #decoders = { stdout: decoder(), stderr: decoder() };
-  #end = 0; // of the output so far
+  /** Of the output so far, in bytes: where the next stream is to begin. */
+  end: number;
   finished = false;
+
+  constructor(offset = 0) {
+    this.end = offset;
+  }
 
   *read(payload: string): Generator<ExecEvent, void> {
     const frame = parseFrame(payload);
     if (frame.kind === "exec_started") {
-      yield { type: "started", pid: integer(frame.pid ?? 0), commandId: String(frame.command_id ?? "") };
+      yield { kind: "started", pid: integer(frame.pid ?? 0), commandId: String(frame.command_id ?? "") };
     } else if (frame.kind === "exec_chunk") {
-      yield this.#output(frame);
+      yield* this.#output(frame);
     } else if (frame.kind === "exec_exited") {
       const exitCode = integer(frame.code);
       const durationMs = integer(frame.duration_ms);
       this.finished = true;
       yield* this.#rest();
-      yield { type: "exited", exitCode, durationMs };
+      yield { kind: "exited", exitCode, durationMs };
     } else if (frame.kind === "error") {
       this.finished = true;
       throw streamError(frame);
     }
   }
 
-  #output(frame: Json): ExecEvent {
-    const type = frame.stream;
-    if (type !== "stdout" && type !== "stderr") throw strange(`stream ${type}`);
-    const data = bytes(frame.data);
-    const offset = integer(frame.offset ?? this.#end);
-    this.#end = offset + data.length;
-    return { type, data, text: this.#decoders[type].decode(data, { stream: true }), offset };
+  *#output(frame: Json): Generator<ExecEvent, void> {
+    const kind = frame.stream;
+    if (kind !== "stdout" && kind !== "stderr") throw strange(`stream ${kind}`);
+    let data = bytes(frame.data);
+    let offset = integer(frame.offset ?? this.end);
+    if (offset < this.end) {
+      data = data.subarray(this.end - offset); // seen before, on the stream that this one goes on from
+      offset = this.end;
+      if (data.length === 0) return;
+    }
+    this.end = offset + data.length;
+    yield { kind, data, text: this.#decoders[kind].decode(data, { stream: true }), offset };
   }
 
   /** The replacement for a character whose end never came. */
   *#rest(): Generator<ExecEvent, void> {
-    for (const type of ["stdout", "stderr"] as const) {
-      const text = this.#decoders[type].decode();
-      if (text) yield { type, data: new Uint8Array(), text, offset: this.#end };
+    for (const kind of ["stdout", "stderr"] as const) {
+      const text = this.#decoders[kind].decode();
+      if (text) yield { kind, data: new Uint8Array(), text, offset: this.end };
     }
   }
 }

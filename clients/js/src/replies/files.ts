@@ -1,9 +1,10 @@
 /** Replies about files. */
 
 import { InvalidRequest, type TerpError } from "../errors/index.js";
-import type { FileInfo } from "../models/files.js";
+import type { FileEvent, FileInfo, Presigned, Transfer } from "../models/files.js";
 import { type Fields, type Json, readAs } from "../protocol/fields.js";
 import { errorByCode } from "./errors.js";
+import { type PayloadReader, parseFrame, streamError } from "./exec.js";
 
 /** @throws InvalidRequest - It is a file. */
 export function readDirectory(body: Json, path: string): FileInfo[] {
@@ -44,4 +45,40 @@ function file(row: Fields, name: string, path: string): FileInfo {
     modifiedAt: row.time("modified_at"),
     isSymlink: row.flag("is_symlink", false),
   };
+}
+
+export function readPresigned(body: Json): Presigned {
+  return readAs("an address", body, (reply) => ({
+    url: reply.text("url"),
+    method: reply.text("method"),
+    path: reply.text("path"),
+    expiresAt: reply.time("expires_at"),
+  }));
+}
+
+/** Return how many files an archive made, and the bytes of their content. */
+export function readExtracted(body: Json): Transfer {
+  return readAs("an archive", body, (reply) => ({
+    files: reply.number("files"),
+    size: reply.number("bytes"),
+    skipped: [],
+  }));
+}
+
+/** Reads what a watch tells; what has no path and is no known sign says nothing. It ends by an error alone. */
+export class ChangeReader implements PayloadReader<FileEvent> {
+  readonly finished = false;
+
+  *read(payload: string): Generator<FileEvent, void> {
+    const frame = parseFrame(payload);
+    const { kind } = frame;
+    if (kind === "error") throw streamError(frame);
+    if (frame.path === undefined && kind !== "ready" && kind !== "overflow") return;
+    yield readAs("a change", frame, (change) => ({
+      kind: change.text("kind"),
+      path: change.textOrNull("path") ?? "",
+      isDir: change.flag("is_dir", false),
+      movedFrom: change.textOrNull("moved_from"),
+    }));
+  }
 }

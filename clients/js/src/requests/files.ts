@@ -2,7 +2,7 @@
 
 import type { Batch } from "../protocol/batches.js";
 import { toBase64 } from "../protocol/bytes.js";
-import { ask, type Request, sandboxPath, withQuery } from "../protocol/request.js";
+import { ACCEPT_EVENTS, ask, type Request, sandboxPath, withQuery } from "../protocol/request.js";
 
 const ANYTHING = { Accept: "*/*" };
 
@@ -43,4 +43,24 @@ export function removeFile(sandboxId: string, path: string): Request {
 export function writeBatch(sandboxId: string, files: Batch, mode: number): Request {
   const rows = files.map(([path, content]) => ({ path, content: toBase64(content), mode }));
   return { method: "POST", target: sandboxPath(sandboxId, "files/batch"), body: { files: rows }, repeat: "if-lost" };
+}
+
+// ---- addresses, changes, directories ----
+
+export function presign(sandboxId: string, path: string, direction: "download" | "upload", expiresIn: number): Request {
+  const body = { path, expires_in: expiresIn };
+  return { method: "POST", target: sandboxPath(sandboxId, `files/presign-${direction}`), body, repeat: "if-lost" };
+}
+
+export function watch(sandboxId: string, path: string, recursive: boolean): Request {
+  return ask(withQuery(sandboxPath(sandboxId, "files/watch"), { path, recursive }), ACCEPT_EVENTS);
+}
+
+export function readArchive(sandboxId: string, path: string): Request {
+  return ask(withQuery(sandboxPath(sandboxId, "files/archive"), { path }), ANYTHING);
+}
+
+export function writeArchive(sandboxId: string, path: string): Request {
+  const target = withQuery(sandboxPath(sandboxId, "files/archive"), { path });
+  return { method: "PUT", target, headers: { "Content-Type": "application/x-tar" }, repeat: "if-unsent" };
 }

@@ -1,9 +1,9 @@
 /** Requests about sandboxes and their life. */
 
+import { uniqueHex } from "../crypto.js";
 import { InvalidRequest } from "../errors/index.js";
 import type { Secret } from "../models/network.js";
 import type { NetworkMode, OnTimeout } from "../models/sandbox.js";
-import { toHex } from "../protocol/bytes.js";
 import type { Json } from "../protocol/fields.js";
 import { ask, given, type Request, sandboxPath, withQuery } from "../protocol/request.js";
 
@@ -52,6 +52,7 @@ export interface Origin {
   readonly snapshot: string | undefined;
   readonly size: string | undefined;
   readonly volume: string | undefined;
+  readonly region: string | undefined;
 }
 
 /**
@@ -61,11 +62,11 @@ export interface Origin {
  */
 export function create(origin: Origin, life: Life, reach: Reach): Request {
   const body = { ...lifeBody(life), ...originBody(origin, reach) };
-  const headers = { "Idempotency-Key": idempotencyKey() };
+  const headers = { "Idempotency-Key": uniqueHex() };
   return { method: "POST", target: "/v1/sandboxes", body, headers, repeat: "if-lost-or-silent" };
 }
 
-function originBody({ template, snapshot, size, volume }: Origin, reach: Reach): Json {
+function originBody({ template, snapshot, size, volume, region }: Origin, reach: Reach): Json {
   if (snapshot === undefined) {
     const hasReach = reach.allowDomains !== undefined || (reach.secrets ?? []).length > 0;
     const network = reach.network ?? (hasReach ? "restricted" : "off");
@@ -77,12 +78,13 @@ function originBody({ template, snapshot, size, volume }: Origin, reach: Reach):
       size: size || "small",
       network,
       volume,
+      region,
     });
   }
   if (template !== undefined || size !== undefined || reach.network !== undefined) {
     throw new InvalidRequest("template, size and network come from the snapshot; give them or the snapshot");
   }
-  return given({ ...reachBody(reach), snapshot, volume });
+  return given({ ...reachBody(reach), snapshot, volume, region });
 }
 
 function lifeBody(life: Life): Json {
@@ -152,11 +154,6 @@ export function resume(sandboxId: string): Request {
 }
 
 export function fork(sandboxId: string, count: number, life: Life, includeSecrets: boolean | undefined): Request {
-  const body = given({ count, ...lifeBody(life), include_secrets: includeSecrets });
+  const body = given({ count, ...lifeBody(life), include_secrets: includeSecrets || undefined });
   return { method: "POST", target: sandboxPath(sandboxId, "fork"), body, repeat: "if-unsent" };
-}
-
-/** `crypto.randomUUID` is missing where a page is not secure. */
-function idempotencyKey(): string {
-  return toHex(crypto.getRandomValues(new Uint8Array(16)));
 }

@@ -3,7 +3,7 @@
 import { ask, given, type Request, sandboxPath, segment, withQuery } from "../protocol/request.js";
 
 export function takeSnapshot(sandboxId: string, name?: string, includeSecrets?: boolean): Request {
-  const body = given({ name, include_secrets: includeSecrets });
+  const body = given({ name, include_secrets: includeSecrets || undefined });
   return { method: "POST", target: sandboxPath(sandboxId, "snapshots"), body, repeat: "if-unsent" };
 }
 

@@ -2,9 +2,12 @@
 
 import { type CallOptions, defaultClient, type Terp } from "../client.js";
 import { asyncDispose } from "../dispose.js";
+import { Environment } from "../env.js";
 import { StateConflict } from "../errors/index.js";
 import { Files } from "../files.js";
+import type { Metrics } from "../models/account.js";
 import type { DeletionReceipt, Limits, Paused, SandboxInfo, SandboxStatus } from "../models/sandbox.js";
+import { readMetrics } from "../replies/account.js";
 import {
   changed,
   readExpiry,
@@ -15,9 +18,11 @@ import {
   readSandboxes,
 } from "../replies/sandbox.js";
 import { readSnapshot } from "../replies/saved.js";
+import { metrics } from "../requests/account.js";
 import * as requests from "../requests/sandbox.js";
 import { takeSnapshot } from "../requests/saved.js";
 import { Snapshot, type WithClient } from "../snapshot.js";
+import { Volume } from "../volume.js";
 import { ConnectedSandbox } from "./reach.js";
 
 const ENDED: readonly string[] = ["terminated", "failed"];
@@ -32,11 +37,22 @@ export interface CreateOptions extends requests.Life, requests.Reach, WithClient
   readonly snapshot?: Snapshot | string | undefined;
   /** `small` if not given. With a snapshot it is the snapshot's, and so is the network. */
   readonly size?: string | undefined;
+  /** What it has at /persist: a volume, its name or id. One of a new name is made, with 10 GB. */
+  readonly volume?: Volume | string | undefined;
+  /** Where it runs; the server's own if not given. */
+  readonly region?: string | undefined;
 }
 
 export interface ForkOptions extends requests.Life, CallOptions {
   /** 1 if not given, at most `limits().maxFork`. */
   readonly count?: number;
+  /** Hand on what `env.set` has set, and what commands were given as secrets, too. */
+  readonly includeSecrets?: boolean;
+}
+
+export interface SnapshotOptions extends CallOptions {
+  readonly name?: string;
+  readonly includeSecrets?: boolean;
 }
 
 /**
@@ -54,11 +70,13 @@ export interface ForkOptions extends requests.Life, CallOptions {
  */
 export class Sandbox extends ConnectedSandbox {
   readonly files: Files;
+  readonly env: Environment;
 
   /** @internal */
   constructor(client: Terp, info: SandboxInfo) {
     super(client, info);
     this.files = new Files(client, info.id);
+    this.env = new Environment(client, info.id);
   }
 
   /**
@@ -66,6 +84,7 @@ export class Sandbox extends ConnectedSandbox {
    *
    * A reply that is lost on the way is asked for again, and never makes a second sandbox.
    *
+   * @throws VolumeInUse - Another sandbox holds the volume. Nothing was started.
    * @throws TemplateNotFound, SnapshotNotFound, InvalidRequest, NotOffered, PlanLimit - Nothing was started.
    * @throws StateMismatch, StateDamaged - The snapshot cannot be used here. Nothing was started.
    * @throws CapacityUnavailable - The server stayed full for the client's `waitForCapacity`. Nothing was started.
@@ -73,9 +92,10 @@ export class Sandbox extends ConnectedSandbox {
    */
   static async create(options: CreateOptions = {}): Promise<Sandbox> {
     const client = options.client ?? defaultClient();
-    const { template, size } = options;
+    const { template, size, region } = options;
     const snapshot = options.snapshot instanceof Snapshot ? options.snapshot.id : options.snapshot;
-    const request = requests.create({ template, snapshot, size, volume: undefined }, options, options);
+    const volume = options.volume instanceof Volume ? options.volume.id : options.volume;
+    const request = requests.create({ template, snapshot, size, volume, region }, options, options);
     const info = readSandbox(await client.call(request, { signal: options.signal }));
     if (ENDED.includes(info.status)) {
       throw new StateConflict(`Sandbox ${info.id} is ${info.status} already; create a new one`);
@@ -157,12 +177,15 @@ export class Sandbox extends ConnectedSandbox {
   /**
    * Keep the sandbox as it is now, for `create({ snapshot })`. It stands still for a moment and runs on.
    *
-   * @param options - `name`: for people; 1 to 128 bytes, need not be unique.
+   * @param options - `name`: for people; 1 to 128 bytes, need not be unique. `includeSecrets`: keep what `env.set` has set, and
+   *   what commands were given as secrets, too.
    * @throws StateConflict - It does not run.
+   * @throws SecretsInUse - A command that was given secrets runs. Nothing was kept.
    * @throws SnapshotCap, StorageFull - Nothing was kept.
    */
-  async snapshot(options: { name?: string } & CallOptions = {}): Promise<Snapshot> {
-    const reply = await this.client.call(takeSnapshot(this.id, options.name), { signal: options.signal });
+  async snapshot(options: SnapshotOptions = {}): Promise<Snapshot> {
+    const request = takeSnapshot(this.id, options.name, options.includeSecrets);
+    const reply = await this.client.call(request, { signal: options.signal });
     return new Snapshot(this.client, readSnapshot(reply));
   }
 
@@ -174,10 +197,11 @@ export class Sandbox extends ConnectedSandbox {
    *
    * @returns The children, running, in no order.
    * @throws StateConflict - It does not run.
+   * @throws SecretsInUse - A command that was given secrets runs. None was started.
    * @throws PlanLimit, CapacityUnavailable, StorageFull - Not all fit, so none was started.
    */
   async fork(options: ForkOptions = {}): Promise<Sandbox[]> {
-    const request = requests.fork(this.id, options.count ?? 1, options, undefined);
+    const request = requests.fork(this.id, options.count ?? 1, options, options.includeSecrets);
     const infos = readSandboxes(await this.client.call(request, { signal: options.signal }));
     return infos.map((info) => new Sandbox(this.client, info));
   }
@@ -185,6 +209,15 @@ export class Sandbox extends ConnectedSandbox {
   /** Return the proof that its key was destroyed; nothing while it lives. */
   async deletionReceipts(options: CallOptions = {}): Promise<DeletionReceipt[]> {
     return this.client.deletionReceipts({ ...options, subject: this.id });
+  }
+
+  /**
+   * Return what it uses now and has used, with a sample a second of the last minute.
+   *
+   * @param options - `since`: only samples after that, in whole seconds.
+   */
+  async metrics(options: { since?: Date } & CallOptions = {}): Promise<Metrics> {
+    return readMetrics(await this.client.call(metrics(this.id, options.since), { signal: options.signal }));
   }
 
   /**

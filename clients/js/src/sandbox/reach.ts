@@ -4,16 +4,16 @@ import type { CallOptions } from "../client.js";
 import type { Connection, Traffic } from "../models/network.js";
 import { readEgress, readHost, readNetwork, readTraffic } from "../replies/network.js";
 import * as requests from "../requests/network.js";
-import { CommandedSandbox } from "./commands.js";
+import { CodingSandbox } from "./code.js";
 
-export abstract class ConnectedSandbox extends CommandedSandbox {
+export abstract class ConnectedSandbox extends CodingSandbox {
   /**
    * Change what it may reach. It holds on return, also for connections under way.
    *
    * @throws InvalidRequest - A name is none, the mode is `off`, or nothing is to be changed.
    * @throws StateConflict - It has ended, or was created with `off`.
    */
-  async setNetwork(change: requests.NetworkChange & CallOptions): Promise<void> {
+  async setNetwork(change: requests.NetworkChange & CallOptions = {}): Promise<void> {
     const reply = await this.client.call(requests.setNetwork(this.id, change), { signal: change.signal });
     this.current = readNetwork(reply, this.current);
   }
