@@ -12,7 +12,7 @@ from typing import IO
 from terp import pairs
 from terp._async.client import AsyncTerp
 from terp.archive import Unpacker, pack
-from terp.errors import ConnectionFailed, FileNotFound, InvalidRequest, PartialWrite, TerpError, TooLarge
+from terp.errors import FileNotFound, InvalidRequest, PartialWrite, TerpError, TooLarge
 from terp.models import FileEvent, FileInfo, Presigned, Transfer
 from terp.protocol import file_replies as replies
 from terp.protocol import file_requests as requests
@@ -205,7 +205,7 @@ class AsyncFiles:
 
     async def watch(self, path: str, *, recursive: bool = True) -> pairs.AsyncStream[FileEvent]:
         """
-        Yield what changes below the directory *path*, until the caller leaves.
+        Yield what changes below the directory *path*, until the caller leaves or the directory is gone.
 
             async with contextlib.aclosing(sbx.files.watch("/workspace")) as changes:
                 async for change in changes:
@@ -224,7 +224,6 @@ class AsyncFiles:
                 for payload in parser.feed(chunk):
                     for change in replies.read_change(payload):
                         yield change
-        raise ConnectionFailed("The server has ended the watch")
 
     # ---- addresses ----
 

@@ -13,7 +13,7 @@ from typing import IO
 from terp import pairs
 from terp._sync.client import Terp
 from terp.archive import Unpacker, pack
-from terp.errors import ConnectionFailed, FileNotFound, InvalidRequest, PartialWrite, TerpError, TooLarge
+from terp.errors import FileNotFound, InvalidRequest, PartialWrite, TerpError, TooLarge
 from terp.models import FileEvent, FileInfo, Presigned, Transfer
 from terp.protocol import file_replies as replies
 from terp.protocol import file_requests as requests
@@ -206,7 +206,7 @@ class Files:
 
     def watch(self, path: str, *, recursive: bool = True) -> pairs.Stream[FileEvent]:
         """
-        Yield what changes below the directory *path*, until the caller leaves.
+        Yield what changes below the directory *path*, until the caller leaves or the directory is gone.
 
             with contextlib.closing(sbx.files.watch("/workspace")) as changes:
                 for change in changes:
@@ -225,7 +225,6 @@ class Files:
                 for payload in parser.feed(chunk):
                     for change in replies.read_change(payload):
                         yield change
-        raise ConnectionFailed("The server has ended the watch")
 
     # ---- addresses ----
 

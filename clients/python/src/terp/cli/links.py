@@ -43,7 +43,7 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object a line.")] = False,
 ) -> None:
     """
-    Print what changes in a directory of a sandbox, until interrupted.
+    Print what changes in a directory of a sandbox, until interrupted or the directory is gone.
 
     The first line is ready: from then on nothing is missed. After overflow something was.
 
