@@ -20,6 +20,7 @@ from terpd.model.errors import InvalidRequest, NotPermitted, PlanLimit, TooLarge
 from terpd.model.guest import MAX_COMMAND_BYTES, MAX_PATH_BYTES, WRITE_ROOTS
 from terpd.model.names import NameInvalid, normalise
 from terpd.model.network import MAX_ALLOW_DOMAINS
+from terpd.model.volume import MAX_LIFETIME_DAYS, MAX_LIFETIME_HOURS, Lifetime
 
 MAX_SECRET_BYTES = 64 * 1024  # of one call, names and values together
 MAX_SECRETS = 256
@@ -54,6 +55,24 @@ def check_volume_name(name: str) -> None:
     check_name(name)
     if name != name.strip() or name.startswith("vol_"):
         raise InvalidRequest("A volume's name must neither begin with 'vol_' nor begin or end with a space")
+
+
+def check_lifetime_of_volume(lifetime: Lifetime) -> None:
+    if lifetime.days is not None and lifetime.hours is not None:
+        raise InvalidRequest("max_lifetime_days and max_lifetime_hours exclude each other")
+    if lifetime.days is not None and not 1 <= lifetime.days <= MAX_LIFETIME_DAYS:
+        raise InvalidRequest(f"max_lifetime_days must be 1 to {MAX_LIFETIME_DAYS}, not: {lifetime.days}")
+    if lifetime.hours is not None and not 1 <= lifetime.hours <= MAX_LIFETIME_HOURS:
+        raise InvalidRequest(f"max_lifetime_hours must be 1 to {MAX_LIFETIME_HOURS}, not: {lifetime.hours}")
+
+
+def check_no_volume(volume: str | None, sandbox_id: str) -> None:
+    """Raise InvalidRequest for a sandbox with a volume: a copy of it would write to the same file system."""
+    if volume is not None:
+        raise InvalidRequest(
+            f"Sandbox {sandbox_id} has the volume {volume}; snapshots and forks can be taken of sandboxes without one",
+            fields={"volume": volume},
+        )
 
 
 def check_env(env: Mapping[str, str]) -> None:
@@ -145,6 +164,12 @@ def check_writable(path: str, *, field: str = "path") -> str:
         roots = ", ".join(WRITE_ROOTS)
         raise NotPermitted(f"{field} must be below one of {roots}; use a command for other places")
     return path
+
+
+def check_writable_directory(path: str) -> str:
+    """As `check_writable`, of a directory that things are made in: a write root will do."""
+    checked = check_path(path)
+    return checked if checked in WRITE_ROOTS else check_writable(path)
 
 
 def check_allow_domains(domains: Sequence[str] | None) -> Sequence[str] | None:

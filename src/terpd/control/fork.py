@@ -17,7 +17,7 @@ import structlog
 
 from terpd.control.alarm import Alarm
 from terpd.control.at_work import AtWork
-from terpd.control.checks import check_env, check_lease, check_lifetime, check_metadata
+from terpd.control.checks import check_env, check_lease, check_lifetime, check_metadata, check_no_volume
 from terpd.control.clock import Clock
 from terpd.control.collect import Collector
 from terpd.control.create import NOTHING_STARTED
@@ -28,7 +28,6 @@ from terpd.control.policy import Policy
 from terpd.control.shielded import Shielded
 from terpd.control.snapshots import new_snapshot
 from terpd.control.undo import undo
-from terpd.control.volumes import check_no_volume
 from terpd.model.errors import InvalidRequest, StateConflict, TerpError
 from terpd.model.ids import SandboxId, StateId, TenantId, new_sandbox_id, new_state_id
 from terpd.model.ports import Change, MachineSpec, Node, StateRef, Store

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from terpd.control.at_work import AtWork
-from terpd.control.checks import check_name
+from terpd.control.checks import check_name, check_no_volume
 from terpd.control.clock import Clock
 from terpd.control.collect import Collector
 from terpd.control.ended import explaining_end
@@ -17,7 +17,6 @@ from terpd.control.pause import unwrap_key
 from terpd.control.policy import Policy
 from terpd.control.shielded import Shielded
 from terpd.control.undo import undo
-from terpd.control.volumes import check_no_volume
 from terpd.model.errors import StateConflict
 from terpd.model.ids import SandboxId, StateId, TenantId, new_state_id
 from terpd.model.ports import Node, StateRef, Store

@@ -15,29 +15,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import structlog
 
-from terpd.control.checks import check_volume_name
+from terpd.control.checks import check_lifetime_of_volume, check_volume_name
 from terpd.control.clock import Clock
 from terpd.control.policy import Policy
 from terpd.control.shielded import Shielded
 from terpd.control.undo import undo
-from terpd.model.errors import InvalidRequest, StateConflict, StateMismatch, TerpError, VolumeInUse, VolumeNotFound
+from terpd.model.errors import InvalidRequest, StateConflict, StateMismatch, TerpError, VolumeNotFound
 from terpd.model.ids import TenantId, VolumeId, new_volume_id, parse_volume_id
 from terpd.model.ports import Node, Store
 from terpd.model.volume import (
     DEFAULT_SIZE_MIB,
     FOREVER,
-    MAX_LIFETIME_DAYS,
-    MAX_LIFETIME_HOURS,
     MAX_SIZE_MIB,
     MIN_SIZE_MIB,
     Lifetime,
     Volume,
     VolumeRef,
     VolumeStatus,
+    why_not_free,
 )
 from terpd.model.webhook import Event, EventType
 from terpd.sealing.keyring import KeyRing
@@ -102,7 +100,7 @@ class Volumes:
             InvalidRequest: The lifetime is out of bounds.
             VolumeNotFound.
         """
-        check_lifetime(lifetime)
+        check_lifetime_of_volume(lifetime)
         volume = await self._store.get_volume(tenant, volume_id)
         return await self._store.set_volume_lifetime(
             tenant,
@@ -143,7 +141,7 @@ class Volumes:
         except VolumeNotFound:
             return
         if await self._end(volume) is None:
-            await self._explain(tenant, volume_id)
+            raise why_not_free(await self._store.get_volume(tenant, volume_id))
 
     # ---- for sandboxes that are created with one -------------------------------------------------
 
@@ -171,7 +169,7 @@ class Volumes:
     ) -> Volume:
         """One that is recorded nowhere yet. Raises InvalidRequest."""
         check_volume_name(name)
-        check_lifetime(lifetime)
+        check_lifetime_of_volume(lifetime)
         volume_id = new_volume_id()
         key = self._keys.new_data_key(volume_id)
         now = self._clock.now()
@@ -255,7 +253,7 @@ class Volumes:
         before = VolumeStatus.STORED if volume.status is VolumeStatus.STORED else VolumeStatus.AVAILABLE
         ref = self.ref(volume)
         if await self._store.set_volume_status(volume.id, VolumeStatus.MOVING, expected=before, at=now) is None:
-            await self._explain(volume.tenant, volume.id)
+            raise why_not_free(await self._store.get_volume(volume.tenant, volume.id))
         try:
             await self._node.checkpoint_volume(ref)
         except Exception as error:
@@ -297,49 +295,13 @@ class Volumes:
         except TerpError as error:  # its key is gone; the next sweep tries again
             _log.warning("volume_not_removed", volume=volume_id, error=error.code, context=error.context)
 
-    async def _explain(self, tenant: TenantId, volume_id: VolumeId) -> None:
-        """Say why it could not be changed."""
-        volume = await self._store.get_volume(tenant, volume_id)
-        if volume.attached_to is not None:
-            raise VolumeInUse(
-                f"Volume {volume.name} is attached to sandbox {volume.attached_to}; terminate that first",
-                fields={"sandbox_id": volume.attached_to},
-            )
-        raise StateConflict(
-            f"Volume {volume.name} is {volume.status}; try again when that is done",
-            fields={"status": str(volume.status)},
-        )
-
     def _is_over(self, volume: Volume) -> bool:
         return volume.expires_at is not None and volume.expires_at <= self._clock.now()
 
     def _event(self, kind: EventType, volume: Volume) -> Event:
-        told: dict[str, Any] = {
-            "id": volume.id,
-            "name": volume.name,
-            "size_mb": volume.size_mib,
-            "region": volume.region,
-        }
+        told = {"id": volume.id, "name": volume.name, "size_mb": volume.size_mib, "region": volume.region}
         return Event(kind, volume.tenant, self._clock.now(), {"volume": told})
 
     def _check_region(self, region: str | None) -> None:
         if region not in (None, self._policy.region):
             raise InvalidRequest(f"There is no such region; this server has one: {self._policy.region}")
-
-
-def check_lifetime(lifetime: Lifetime) -> None:
-    if lifetime.days is not None and lifetime.hours is not None:
-        raise InvalidRequest("max_lifetime_days and max_lifetime_hours exclude each other")
-    if lifetime.days is not None and not 1 <= lifetime.days <= MAX_LIFETIME_DAYS:
-        raise InvalidRequest(f"max_lifetime_days must be 1 to {MAX_LIFETIME_DAYS}, not: {lifetime.days}")
-    if lifetime.hours is not None and not 1 <= lifetime.hours <= MAX_LIFETIME_HOURS:
-        raise InvalidRequest(f"max_lifetime_hours must be 1 to {MAX_LIFETIME_HOURS}, not: {lifetime.hours}")
-
-
-def check_no_volume(volume: str | None, sandbox_id: str) -> None:
-    """Raise InvalidRequest for a source of a snapshot or fork that has a volume: two would write to one file system."""
-    if volume is not None:
-        raise InvalidRequest(
-            f"Sandbox {sandbox_id} has the volume {volume}; snapshots and forks can be taken of sandboxes without one",
-            fields={"volume": volume},
-        )

@@ -6,6 +6,7 @@ import datetime as dt
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from terpd.model.errors import StateConflict, VolumeInUse
 from terpd.model.ids import SandboxId, TenantId, VolumeId
 
 MOUNT_POINT = "/persist"
@@ -67,6 +68,18 @@ class Volume:
     expires_at: dt.datetime | None = None
     key_id: str | None = None
     sealed_key: bytes | None = field(default=None, repr=False)
+
+
+def why_not_free(volume: Volume) -> VolumeInUse | StateConflict:
+    """The error for who wants a volume that is neither AVAILABLE nor STORED."""
+    if volume.attached_to is not None:
+        return VolumeInUse(
+            f"Volume {volume.name} is attached to sandbox {volume.attached_to}; terminate that first",
+            fields={"sandbox_id": volume.attached_to},
+        )
+    return StateConflict(
+        f"Volume {volume.name} is {volume.status}; try again when that is done", fields={"status": str(volume.status)}
+    )
 
 
 @dataclass(frozen=True, slots=True)

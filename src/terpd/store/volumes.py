@@ -9,11 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from terpd.model.errors import AlreadyExists, PlanLimit, StateConflict, VolumeInUse, VolumeNotFound
+from terpd.model.errors import AlreadyExists, PlanLimit, VolumeNotFound
 from terpd.model.ids import SandboxId, TenantId, VolumeId
 from terpd.model.sandbox import FINAL, Sandbox, Status
 from terpd.model.snapshot import Receipt
-from terpd.model.volume import Volume, VolumeStatus
+from terpd.model.volume import Volume, VolumeStatus, why_not_free
 from terpd.model.webhook import Event
 from terpd.sealing.keyring import wrapped_with
 from terpd.store.engine import Transactions
@@ -84,14 +84,7 @@ def attach(connection: sa.Connection, sandbox: Sandbox) -> None:
     row = connection.execute(_select_named, named).first()
     if row is None:
         raise _unknown(sandbox.volume_id)
-    if row.attached_to is not None:
-        raise VolumeInUse(
-            f"Volume {row.name} is attached to sandbox {row.attached_to}; terminate that first",
-            fields={"sandbox_id": row.attached_to},
-        )
-    raise StateConflict(
-        f"Volume {row.name} is {row.status}; try again when that is done", fields={"status": row.status}
-    )
+    raise why_not_free(_from_row(row))
 
 
 def follow(connection: sa.Connection, sandbox: Sandbox) -> None:
