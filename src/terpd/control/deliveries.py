@@ -44,6 +44,7 @@ _log = structlog.get_logger(__name__)
 class _UnderWay:
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     of_tenant: Counter[TenantId] = field(default_factory=Counter)
+    done: set[str] = field(default_factory=set)  # since the outbox was last asked
 
 
 class Deliveries:
@@ -97,11 +98,14 @@ class Deliveries:
 
     async def _begin_due(self) -> None:
         under_way = self._under_way
+        under_way.done.clear()
         # Those under way are still pending and found again: so no webhook has more than OF_WEBHOOK of them.
         due = await self._store.due_deliveries(self._clock.now(), of_one=OF_WEBHOOK, limit=1000)
         for delivery, webhook in due:
             if len(under_way.tasks) >= AT_ONCE:
                 return
+            if delivery.id in under_way.done:  # by now what was read is no longer so
+                continue
             if delivery.id in under_way.tasks or under_way.of_tenant[webhook.tenant] >= OF_TENANT:
                 continue
             under_way.of_tenant[webhook.tenant] += 1
@@ -122,6 +126,7 @@ class Deliveries:
             await self._clock.wait(self._never, RETRY_AFTER_S)
         finally:
             del self._under_way.tasks[delivery.id]
+            self._under_way.done.add(delivery.id)
             self._under_way.of_tenant[webhook.tenant] -= 1
             self._bell.set()
 
