@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +21,17 @@ import uvloop
 from support.serial_port import serial_port
 
 from terpd.model import errors
-from terpd.model.guest import ExecEvent, ExecExited, ExecOutput, ExecRequest, ExecStarted, OutputStream
+from terpd.model.guest import (
+    ExecEvent,
+    ExecExited,
+    ExecOutput,
+    ExecRequest,
+    ExecStarted,
+    Extracted,
+    FileChange,
+    FileEvent,
+    OutputStream,
+)
 from terpd.model.ids import ExecId, new_exec_id
 from terpd.node.guest import agent_pb2 as wire
 from terpd.node.guest.client import GuestClient, WakeUp
@@ -573,11 +585,10 @@ async def test_services_that_do_not_answer(guest: Guest) -> None:
     left = asyncio.Event()
 
     async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if await reader.read(3) == b"bye":
-            writer.close()
-        else:
+        if await reader.read(3) != b"bye":
             await reader.read()
             left.set()
+        writer.close()
 
     async with awake(guest) as client:
         with pytest.raises(errors.NotFound):
@@ -596,3 +607,59 @@ async def test_services_that_do_not_answer(guest: Guest) -> None:
                 await client.close()
                 with pytest.raises(errors.GuestFault):
                     await stream.receive()
+
+
+async def test_files_are_watched(guest: Guest) -> None:
+    """What happens is told in order, behind READY; a watch that is left is over in the guest too."""
+    async with awake(guest) as client:
+        events = client.watch_files(str(guest.root), recursive=True)
+        assert await anext(events) == FileEvent(FileChange.READY, str(guest.root), is_dir=True)
+        await client.make_directory(guest.path("made"), parents=False)
+        assert await anext(events) == FileEvent(FileChange.CREATED, guest.path("made"), is_dir=True)
+        await client.move_file(guest.path("made"), guest.path("moved"))
+        moved = FileEvent(FileChange.MOVED, guest.path("moved"), is_dir=True, moved_from=guest.path("made"))
+        assert await anext(events) == moved
+        (guest.root / os.fsdecode(b"\xff")).write_bytes(b"")
+        assert (await anext(events)).path == guest.path("\ufffd")
+        await events.aclose()
+        with pytest.raises(errors.FileNotFound):
+            await anext(client.watch_files(guest.path("none"), recursive=False))
+
+
+async def test_thousands_of_changes_flow_under_credit(guest: Guest) -> None:
+    """Far more events than any credit, with paths of some length, come one by one to who reads them."""
+    directory = guest.root / ("d" * 200)
+    directory.mkdir()
+    async with awake(guest) as client, aclosing(client.watch_files(str(guest.root), recursive=True)) as events:
+        await anext(events)
+        for round_ in range(30):
+            names = {f"{round_}-{index}" for index in range(100)}
+            for name in names:
+                (directory / name).symlink_to("nowhere")
+            assert {(await anext(events)).path for _ in names} == {str(directory / name) for name in names}
+
+
+async def test_trees_go_there_and_back(guest: Guest) -> None:
+    """A tree of some size in both directions, and a stream that is none."""
+    (guest.root / "tree" / "deep").mkdir(parents=True)
+    (guest.root / "tree" / "deep" / "file").write_bytes(os.urandom(3_000_000))
+    (guest.root / "tree" / "link").symlink_to("deep/file")
+
+    async def chunks(content: bytes) -> AsyncIterator[bytes]:
+        for at in range(0, len(content), 100_000):
+            yield content[at : at + 100_000]
+
+    async with awake(guest) as client:
+        stream = b"".join([chunk async for chunk in client.read_archive(guest.path("tree"))])
+        with tarfile.open(fileobj=io.BytesIO(stream)) as found:
+            assert sorted(found.getnames()) == ["deep", "deep/file", "link"]
+        made = await client.write_archive(guest.path("copy"), chunks(stream))
+        assert made == Extracted(files=3, size=3_000_000)
+        assert (guest.root / "copy/link").read_bytes() == (guest.root / "tree/deep/file").read_bytes()
+        for wrong in (b"", b"no tar" * 1000, stream[:1_000_000]):
+            with pytest.raises(errors.InvalidRequest):
+                await client.write_archive(guest.path("copy"), chunks(wrong))
+        with pytest.raises(errors.NotPermitted):
+            await client.write_archive("/var/none", chunks(stream))
+        with pytest.raises(errors.FileNotFound):
+            await anext(client.read_archive(guest.path("none")))

@@ -43,6 +43,9 @@ from terpd.model.guest import (
     ExecOutput,
     ExecRequest,
     ExecStarted,
+    Extracted,
+    FileChange,
+    FileEvent,
     FileInfo,
     GuestStats,
     LogPage,
@@ -126,6 +129,7 @@ class SimulatedNode:
     `start_gate`, `capture_gate` and `network_gate` hold starts, captures and policies back while they are not set;
     `usage` and `totals` are what machines use;
     `read_error_after` breaks a file read after so many bytes. What is written to a path in `swallowed` is only counted.
+    `file_events` are what watchers are told; None ends that.
 
     Cancelling a capture that is held back is what the death of the daemon is: the machine stays HELD.
     """
@@ -152,6 +156,7 @@ class SimulatedNode:
         self.capturing = asyncio.Event()
         self.read_error_after: int | None = None
         self.swallowed: dict[str, int] = {}
+        self.file_events: asyncio.Queue[FileEvent | None] = asyncio.Queue()
         self.released: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.detached: list[ExecId] = []
         self.finished: list[ExecId] = []
@@ -554,6 +559,35 @@ class SimulatedNode:
         self._make_parents(machine, path)
         machine.files[path] = SimulatedFile(content, mode)
         return len(content)
+
+    async def watch_files(self, sandbox_id: SandboxId, path: str, *, recursive: bool) -> AsyncIterator[FileEvent]:
+        machine = self._machine(sandbox_id)
+        if path not in machine.directories:
+            raise FileNotFound(f"There is no such file: {path}")
+        yield FileEvent(FileChange.READY, path, is_dir=True)
+        while True:
+            coming = asyncio.create_task(self.file_events.get())
+            cut = asyncio.create_task(machine.cut.wait())
+            try:
+                await asyncio.wait([coming, cut], return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    raise GuestFault("The guest is lost")
+                event = coming.result()
+            finally:
+                coming.cancel()
+                cut.cancel()
+            if event is None:
+                return
+            yield event
+
+    async def read_archive(self, sandbox_id: SandboxId, path: str) -> AsyncIterator[bytes]:
+        """A file is its own archive: what is in a stream is a guest's to know."""
+        async for chunk in self.read_file(sandbox_id, path):
+            yield chunk
+
+    async def write_archive(self, sandbox_id: SandboxId, path: str, chunks: AsyncIterator[bytes]) -> Extracted:
+        size = await self.write_file(sandbox_id, f"{path}/archive", chunks, 0o600)
+        return Extracted(1, size)
 
     async def list_files(self, sandbox_id: SandboxId, path: str) -> Sequence[FileInfo]:
         machine = self._machine(sandbox_id)

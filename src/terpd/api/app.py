@@ -25,6 +25,7 @@ from terpd.api.routes import (
     receipts,
     sandboxes,
     snapshots,
+    trees,
     usage,
     volumes,
     webhooks,
@@ -59,6 +60,7 @@ def describe_app() -> FastAPI:
     app.include_router(environment.router)
     app.include_router(files.router)
     app.include_router(presigned.router)
+    app.include_router(trees.router)
     app.include_router(network.router)
     app.include_router(receipts.router)
     app.include_router(usage.router)

@@ -25,12 +25,13 @@ class ByteStream(Response):
         chunks: AsyncGenerator[bytes, None],
         *,
         status: int = 200,
+        media_type: bytes = b"application/octet-stream",
         headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         self.status_code = status
         self.background = None
         self.raw_headers = [
-            (b"content-type", b"application/octet-stream"),
+            (b"content-type", media_type),
             (b"x-content-type-options", b"nosniff"),  # it is a guest's file: no browser may take it for a page
             (b"content-security-policy", b"sandbox"),
             *headers,

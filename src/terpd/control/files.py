@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from terpd.control.awake import Awake
 from terpd.control.checks import check_path, check_writable
@@ -21,6 +22,8 @@ from terpd.model.errors import (
 from terpd.model.guest import FileInfo, OpenFile
 from terpd.model.ids import SandboxId, TenantId
 from terpd.model.ports import Node, Store
+
+_T = TypeVar("_T")
 
 MAX_ONE_SHOT_BYTES = 16 * 1024 * 1024  # of a file inside a JSON document; a stream has no bound but the disk
 MAX_BATCH = 64
@@ -101,7 +104,7 @@ class Files:
         """
         path = check_path(path)
         await self._awake(tenant, sandbox_id)
-        return self._explained(tenant, sandbox_id, self._node.read_file(sandbox_id, path))
+        return explained(self._store, tenant, sandbox_id, self._node.read_file(sandbox_id, path))
 
     async def open(
         self, tenant: TenantId, sandbox_id: SandboxId, path: str, *, offset: int = 0, limit: int | None = None
@@ -112,7 +115,7 @@ class Files:
         path = check_path(path)
         async with self._running(tenant, sandbox_id):
             opened = await self._node.open_file(sandbox_id, path, offset=offset, limit=limit)
-        return OpenFile(opened.info, self._explained(tenant, sandbox_id, opened.chunks))
+        return OpenFile(opened.info, explained(self._store, tenant, sandbox_id, opened.chunks))
 
     async def write(self, tenant: TenantId, sandbox_id: SandboxId, file: FileToWrite) -> int:
         """Write a file whole or not at all, parents created. Returns its size. Raises TooLarge above 16 MiB."""
@@ -185,22 +188,24 @@ class Files:
             raise _too_large()
         return info
 
-    async def _explained(
-        self, tenant: TenantId, sandbox_id: SandboxId, chunks: AsyncIterator[bytes]
-    ) -> AsyncGenerator[bytes, None]:
-        try:
-            while True:
-                async with explaining(self._store, tenant, sandbox_id, _DURING, todo=_TODO, fields={}):
-                    try:
-                        chunk = await anext(chunks)
-                    except StopAsyncIteration:
-                        return
-                yield chunk
-        finally:
-            await close(chunks)
-
     async def _write(self, sandbox_id: SandboxId, path: str, file: FileToWrite) -> int:
         return await self._node.write_file(sandbox_id, path, _pieces(file.content or b""), file.mode)
+
+
+async def explained(
+    store: Store, tenant: TenantId, sandbox_id: SandboxId, items: AsyncIterator[_T]
+) -> AsyncGenerator[_T, None]:
+    """Yield *items*, and blame no guest whose sandbox ends or is paused meanwhile."""
+    try:
+        while True:
+            async with explaining(store, tenant, sandbox_id, _DURING, todo=_TODO, fields={}):
+                try:
+                    item = await anext(items)
+                except StopAsyncIteration:
+                    return
+            yield item
+    finally:
+        await close(items)
 
 
 def check_mode(mode: int) -> None:

@@ -40,6 +40,7 @@ from terpd.control.resume import ResumeSandbox
 from terpd.control.shielded import Shielded
 from terpd.control.snapshots import Snapshots
 from terpd.control.terminate import TerminateSandbox
+from terpd.control.trees import Trees
 from terpd.control.usage import UsageMeter
 from terpd.control.volumes import Volumes
 from terpd.control.webhooks import Webhooks
@@ -88,6 +89,7 @@ class Services:
         self.code = Code(store, node, policy, awake)
         self.environment = Environment(store, node, awake)
         self.files = Files(store, node, awake)
+        self.trees = Trees(store, node, awake)
         self.presign = Presign(store, self.files, policy, keys, clock)
         self.network = SetNetworkPolicy(store, networks, at_work, shielded)
         self.egress = Egress(store, node, policy, clock)

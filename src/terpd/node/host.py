@@ -10,7 +10,18 @@ from dataclasses import replace
 
 from terpd.model.code import CodeContext, CodeEvent, CodeRequest, Language
 from terpd.model.errors import GuestFault, StateConflict, Unavailable
-from terpd.model.guest import CommandInfo, ExecEvent, ExecRequest, FileInfo, GuestStats, LogPage, OpenFile, PtySize
+from terpd.model.guest import (
+    CommandInfo,
+    ExecEvent,
+    ExecRequest,
+    Extracted,
+    FileEvent,
+    FileInfo,
+    GuestStats,
+    LogPage,
+    OpenFile,
+    PtySize,
+)
 from terpd.model.ids import ExecId, SandboxId, StateId, VolumeId
 from terpd.model.network import EgressRecord, NetworkSpec
 from terpd.model.ports import MachinePhase, MachineSpec, NodeCapacity, StateRef
@@ -216,6 +227,18 @@ class Host:
     async def write_file(self, sandbox_id: SandboxId, path: str, chunks: AsyncIterator[bytes], mode: int) -> int:
         async with self._guest(sandbox_id) as guest:
             return await guest.write_file(path, chunks, mode)
+
+    def watch_files(self, sandbox_id: SandboxId, path: str, *, recursive: bool) -> AsyncIterator[FileEvent]:
+        machine = self._machine(sandbox_id)
+        return reading.watch_files(machine.gate, machine.link, path, recursive=recursive)
+
+    def read_archive(self, sandbox_id: SandboxId, path: str) -> AsyncIterator[bytes]:
+        machine = self._machine(sandbox_id)
+        return reading.read_archive(machine.gate, machine.link, path)
+
+    async def write_archive(self, sandbox_id: SandboxId, path: str, chunks: AsyncIterator[bytes]) -> Extracted:
+        async with self._guest(sandbox_id) as guest:
+            return await guest.write_archive(path, chunks)
 
     async def list_files(self, sandbox_id: SandboxId, path: str) -> Sequence[FileInfo]:
         async with self._guest(sandbox_id) as guest:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from terpd.model.errors import GuestFault, Unavailable
-from terpd.model.guest import FileInfo, OpenFile
+from terpd.model.guest import FileChange, FileEvent, FileInfo, OpenFile
 from terpd.node.gate import Gate
 from terpd.node.guest.client import GuestClient
 from terpd.node.link import Link, Parted
@@ -102,3 +102,35 @@ async def _chunks(
         if found != info:
             await items.aclose()
             raise Unavailable("The file was changed while the sandbox was being saved; read it again")
+
+
+async def watch_files(gate: Gate, link: Link, path: str, *, recursive: bool) -> AsyncGenerator[FileEvent, None]:
+    """As `Node.watch_files`. What happens while a snapshot is taken is told as OVERFLOW."""
+    last: GuestClient | None = None
+    while True:
+        guest, ready, events = await begin(gate, link, last, lambda guest: guest.watch_files(path, recursive=recursive))
+        try:
+            async with aclosing(events):
+                yield ready if last is None else FileEvent(FileChange.OVERFLOW, path, is_dir=False)
+                async for event in events:
+                    yield event
+        except GuestFault as fault:
+            await cut(gate, guest, fault)
+            last = guest
+        else:
+            return
+
+
+async def read_archive(gate: Gate, link: Link, path: str) -> AsyncGenerator[bytes, None]:
+    """As `Node.read_archive`."""
+    guest, first, chunks = await begin(gate, link, None, lambda guest: guest.read_archive(path))
+    try:
+        async with aclosing(chunks):
+            yield first
+            async for chunk in chunks:
+                yield chunk
+    except GuestFault as fault:
+        if gate.is_open:
+            raise
+        await cut(gate, guest, fault)
+        raise Unavailable("The sandbox was saved while this was read; read it again") from fault

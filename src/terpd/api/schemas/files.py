@@ -91,6 +91,11 @@ class WrittenBody(AnswerBody):
     size: int
 
 
+class ExtractedBody(AnswerBody):
+    files: int = Field(description="Entries made")
+    bytes: int = Field(description="Of their content")
+
+
 def read_object(found: bytes | Directory) -> dict[str, Any]:
     if isinstance(found, Directory):
         return {"is_dir": True, "entries": [_entry(info) for info in found.entries]}

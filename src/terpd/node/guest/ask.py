@@ -89,6 +89,27 @@ async def answer(call: Call, *, timeout_s: float, subject: str = "") -> Reply:
         reply = item
 
 
+async def send_all(call: Call, chunks: AsyncIterator[bytes]) -> int:
+    """
+    Send all *chunks* and the end of them at the pace at which the guest takes them. Returns how many bytes they were.
+
+    Ends early when the guest has ended the call. Raises as `received`, and what *chunks* raise.
+    """
+    size = 0
+    async for chunk in chunks:
+        if call.ended:
+            return size
+        size += len(chunk)
+        call.supply(chunk, finish=False)
+        try:
+            await call.supplied(STALL_S)
+        except TimeoutError:
+            raise Silence(call.stream.call, STALL_S) from None
+    if not call.ended:
+        call.supply(b"", finish=True)
+    return size
+
+
 async def ask(channel: Channel, request: Request, *, timeout_s: float, subject: str = "") -> Reply:
     """Open a call and return its answer. Raises as `opened` and `received`."""
     async with opened(channel, request, timeout_s=timeout_s) as call:

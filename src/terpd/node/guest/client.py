@@ -15,10 +15,20 @@ from pathlib import Path
 from typing import Self
 
 from terpd.model.errors import GuestFault, InvalidRequest, TerpError
-from terpd.model.guest import CommandInfo, ExecEvent, ExecRequest, FileInfo, GuestStats, LogPage, PtySize
+from terpd.model.guest import (
+    CommandInfo,
+    ExecEvent,
+    ExecRequest,
+    Extracted,
+    FileEvent,
+    FileInfo,
+    GuestStats,
+    LogPage,
+    PtySize,
+)
 from terpd.model.ids import ExecId
 from terpd.node.guest import agent_pb2 as wire
-from terpd.node.guest import commands, environment, execs, files
+from terpd.node.guest import archive, commands, environment, execs, files, watch
 from terpd.node.guest.ask import ANSWER_S, PING, STALL_S, Silence, answer, ask
 from terpd.node.guest.channel import Channel, connect_socket
 from terpd.node.guest.faults import bad_reply, quote
@@ -259,6 +269,15 @@ class GuestClient:
 
     async def write_file(self, path: str, chunks: AsyncIterator[bytes], mode: int) -> int:
         return await files.write(self._channel, path, chunks, mode)
+
+    def watch_files(self, path: str, *, recursive: bool) -> AsyncGenerator[FileEvent, None]:
+        return watch.watch(self._channel, path, recursive=recursive)
+
+    def read_archive(self, path: str) -> AsyncGenerator[bytes, None]:
+        return archive.read(self._channel, path)
+
+    async def write_archive(self, path: str, chunks: AsyncIterator[bytes]) -> Extracted:
+        return await archive.write(self._channel, path, chunks)
 
     async def list_files(self, path: str) -> Sequence[FileInfo]:
         return await files.entries(self._channel, path)

@@ -48,6 +48,9 @@ _NOT_FOUND: Mapping[str, tuple[type[TerpError], str]] = {
     "file_mkdir": (FileNotFound, "The parent directory does not exist"),
     "file_move": (FileNotFound, "No such file or directory"),
     "file_remove": (FileNotFound, "No such file or directory"),
+    "file_watch": (FileNotFound, "No such file or directory"),
+    "file_archive": (FileNotFound, "No such file or directory"),
+    "file_extract": (FileNotFound, "No such file or directory"),
     "connect": (NotFound, "No program of the sandbox listens for this service"),
 }
 # Of calls for which a status means something of its own.

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from terpd.model.errors import FileNotFound, InvalidRequest
 from terpd.model.guest import MAX_PATH_BYTES, FileInfo
 from terpd.node.guest import agent_pb2 as wire
-from terpd.node.guest.ask import STALL_S, Silence, answer, ask, opened, received
+from terpd.node.guest.ask import STALL_S, answer, ask, opened, received, send_all
 from terpd.node.guest.channel import Channel
 from terpd.node.guest.faults import bad_reply
 from terpd.node.guest.inbox import Chunk
@@ -59,19 +59,8 @@ async def write(channel: Channel, path: str, chunks: AsyncIterator[bytes], mode:
     if not 0 <= mode <= _MODE_BITS:
         raise InvalidRequest(f"A mode has the bits 0o7777 at most: {mode:#o}")
     request = wire.Request(file_write=wire.FileWrite(path=path, mode=mode))
-    size = 0
     async with opened(channel, request, timeout_s=STALL_S) as call:
-        async for chunk in chunks:
-            if call.ended:
-                break
-            size += len(chunk)
-            call.supply(chunk, finish=False)
-            try:
-                await call.supplied(STALL_S)
-            except TimeoutError:
-                raise Silence("file_write", STALL_S) from None
-        if not call.ended:
-            call.supply(b"", finish=True)
+        size = await send_all(call, chunks)
         reply = await answer(call, timeout_s=STALL_S, subject=path)
     if reply.written.size != size:
         raise bad_reply("file_write", f"{reply.written.size} bytes written of {size}")

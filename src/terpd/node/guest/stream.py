@@ -17,7 +17,7 @@ from enum import Enum, auto
 
 from google.protobuf.message import DecodeError
 
-from terpd.node.guest.agent_pb2 import ExecEntries, ExecOutput, FileEntries, Reply, Request, Status
+from terpd.node.guest.agent_pb2 import ExecEntries, ExecOutput, FileEntries, FileEvent, Reply, Request, Status
 from terpd.node.guest.frames import FrameType, Violation, decode_credit, encode, encode_credit
 from terpd.node.guest.inbox import Chunk, Inbox
 
@@ -74,12 +74,22 @@ GRAMMAR: Mapping[str, Grammar] = {
     "file_mkdir": {},
     "file_move": {},
     "file_remove": {},
+    "file_watch": {Phase.OPENED: {"file_event": Phase.COMPLETE}, Phase.COMPLETE: {"file_event": Phase.COMPLETE}},
+    "file_archive": {},
+    "file_extract": _once("written"),
     "connect": _once("connected"),
     "volume_attach": {},
     "volume_detach": {},
 }
 _DETACHED_EXEC = _once("exec_started")
-_WITH_DATA = frozenset({"file_read", "exec_log", "connect"})  # what the agent answers with DATA behind its reply
+# What the agent answers with DATA, behind its reply if it has one.
+_WITH_DATA = frozenset({"file_read", "file_archive", "exec_log", "connect"})
+
+EVENT_COST_BYTES = 256  # of a file's event, besides its paths: what credit bounds is then memory
+
+
+def _cost(event: FileEvent) -> int:
+    return EVENT_COST_BYTES + len(event.path.encode()) + len(event.moved_from.encode())
 
 
 def grammar_of(request: Request) -> Grammar:
@@ -146,6 +156,8 @@ class Stream:
         item = self._inbox.take()
         if isinstance(item, Chunk):
             self._taken += len(item.data)
+        elif item is not None and item.HasField("file_event"):
+            self._taken += _cost(item.file_event)
         return item
 
     def credit_due(self) -> bytes | None:
@@ -197,16 +209,25 @@ class Stream:
         self._phase = following
         if kind == "exec_output":
             return self._receive_exec_output(reply.exec_output)
-        if kind == "entries":
-            wrong = self._receive_entries(reply.entries)
-            if wrong is not None:
-                return wrong
-        if kind == "exec_entries":
-            wrong = self._receive_commands(reply.exec_entries)
-            if wrong is not None:
-                return wrong
-        if not self.cancelled:
+        wrong = self._count(kind or "", reply)
+        if wrong is None and not self.cancelled:
             self._inbox.add(reply)
+        return wrong
+
+    def _count(self, kind: str, reply: Reply) -> Violation | None:
+        """What a call may see more than one of has a bound."""
+        if kind == "entries":
+            return self._receive_entries(reply.entries)
+        if kind == "exec_entries":
+            return self._receive_commands(reply.exec_entries)
+        if kind == "file_event":
+            return self._receive_event(reply.file_event)
+        return None
+
+    def _receive_event(self, event: FileEvent) -> Violation | None:
+        self._receive_credit -= _cost(event)
+        if self._receive_credit < 0:
+            return self._violation("more events than it had credit for")
         return None
 
     def _receive_exec_output(self, output: ExecOutput) -> Violation | None:
@@ -258,7 +279,7 @@ class Stream:
         if status.code == Status.OK and not self.cancelled:
             if self._phase not in (Phase.COMPLETE, Phase.OVER):
                 return self._violation("END before the reply")
-            if self.call == "file_write" and not self._finished:
+            if self.call in {"file_write", "file_extract"} and not self._finished:
                 return self._violation("END before the data")
         self.status = status
         return None
