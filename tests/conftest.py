@@ -67,7 +67,7 @@ def start_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def server(start_server: StartServer) -> Server:
-    return start_server("server", settings={"TERP_MACHINES_CAP": "8"})
+    return start_server("server", settings={"TERP_MACHINES_CAP": "8", "TERP_WEBHOOK_ALLOW_PRIVATE": "1"})
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,11 @@ def _create_from_snapshot(sbx: Sandbox) -> None:
     Snapshot.delete(snap.id)
 
 
+def _webhook() -> str:
+    """Nobody listens there, so nothing that happens in these tests leaves this host."""
+    return Webhook.create("http://127.0.0.1:9/hook", event_types=["volume.moved"]).id
+
+
 CALLS: dict[str, Callable[[Sandbox], object]] = {
     "Sandbox.create": lambda _: _create(),
     "Sandbox.create(network=restricted)": lambda _: _create(network="restricted"),
@@ -106,10 +111,10 @@ CALLS: dict[str, Callable[[Sandbox], object]] = {
     "Volume.move": lambda _: Volume.move(f"vol_{_ULID}", "elsewhere"),
     "Volume.list": lambda _: Volume.list(),
     "Volume.delete": lambda _: Volume.delete(f"vol_{_ULID}"),
-    "Webhook.create": lambda _: Webhook.create("https://example.com/hook"),
+    "Webhook.create": lambda _: Webhook.delete(_webhook()),
     "Webhook.list": lambda _: Webhook.list(),
-    "Webhook.enable": lambda _: Webhook.enable(f"whk_{_ULID}"),
-    "Webhook.delete": lambda _: Webhook.delete(f"whk_{_ULID}"),
+    "Webhook.enable": lambda _: Webhook.delete(Webhook.enable(_webhook()).id),
+    "Webhook.delete": lambda _: Webhook.delete(_webhook()),
 }
 
 

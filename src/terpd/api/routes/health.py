@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from terpd.api.given import GivenServices, Operator
-from terpd.api.metrics import Metrics
+from terpd.api.metrics import Figures, Metrics
 from terpd.api.respond import json_response
 from terpd.api.schemas.errors import errors
 from terpd.api.schemas.shape import AnswerBody
@@ -51,4 +51,11 @@ async def metrics(_caller: Operator, services: GivenServices, request: Request) 
         "paused": sum(sandbox.status is Status.PAUSED for sandbox in await store.live_sandboxes(node.node_id)),
         "snapshot": len(await store.snapshots_on_node(node.node_id)),
     }
-    return Response(figures.render(await node.capacity(), saved), media_type=CONTENT_TYPE_LATEST)
+    counted = Figures(
+        saved,
+        volumes=len(await store.volumes_on_node(node.node_id)),
+        deliveries_waiting=await store.count_pending_deliveries(),
+        tries=services.deliveries.outcomes,
+        cpu_seconds=services.usage.cpu_seconds,
+    )
+    return Response(figures.render(await node.capacity(), counted), media_type=CONTENT_TYPE_LATEST)
