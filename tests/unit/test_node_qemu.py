@@ -34,7 +34,7 @@ def devices(argv: list[str]) -> list[tuple[str, str]]:
 
 
 def _top(argv: list[str]) -> str:
-    (disk,) = [argument for argument in argv if argument.startswith("virtio-blk-device")]
+    disk, _ = [argument for argument in argv if argument.startswith("virtio-blk-device")]
     return disk.removeprefix("virtio-blk-device,drive=").split(",")[0]
 
 
@@ -54,6 +54,34 @@ def test_a_network_device_comes_behind_all_others() -> None:
     assert devices(networked(BOOT)) == with_nic
     assert "tap,id=n0,fd=8" in networked(None)
     assert not any("tap" in word for word in line(None))
+
+
+def with_volume() -> list[str]:
+    return command_line(
+        "terp-x-m_1", HARDWARE, accel="tcg", qmp_fd=5, agent_fd=6, descriptors=[(1, 7)], boot=None, volume=True
+    )
+
+
+def test_a_volume_stands_behind_the_slot_of_every_machine() -> None:
+    """The device is the same with and without one; what a guest flushes reaches the disk, other than of layers."""
+    assert devices(with_volume()) == devices(line(None)) == devices(line(BOOT))
+    nodes = [json.loads(word) for word in with_volume() if word.startswith('{"driver"')]
+    (file,) = [node for node in nodes if node["node-name"] == "vf"]
+    (slot,) = [node for node in nodes if node["node-name"] == "v"]
+    assert (slot["file"], file["filename"]) == ("vq", "/dev/fdset/4")
+    assert "cache" not in file
+    assert "secret,id=kv,file=/m/k1" in with_volume()
+    (nothing,) = [json.loads(word) for word in line(None) if word.startswith('{"driver":"null-co"')]
+    assert nothing["read-zeroes"] is True
+
+
+def test_machines_of_earlier_releases_have_no_slot() -> None:
+    """Their saved states can still be loaded, and no volume can be given to them."""
+    earlier = replace(HARDWARE, slot=False)
+    argv = command_line("x", earlier, accel="tcg", qmp_fd=5, agent_fd=6, descriptors=[], boot=None)
+    assert not any("terp-volume" in word or "null-co" in word for word in argv)
+    with pytest.raises(ValueError, match="slot"):
+        command_line("x", earlier, accel="tcg", qmp_fd=5, agent_fd=6, descriptors=[], boot=None, volume=True)
 
 
 def test_a_device_is_not_made_without_its_tap() -> None:

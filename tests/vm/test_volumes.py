@@ -97,7 +97,6 @@ def test_it_goes_on_behind_a_pause(volume_server: Server, volume: Volume, box: S
     box.resume()
     lines = len(box.files.read("/persist/log"))
     eventually(lambda: len(box.files.read("/persist/log")) > lines, what="the program goes on writing")
-    box.exec("pkill -f /persist/log; sync").check()
 
 
 def test_what_would_copy_it_is_refused(volume: Volume, box: Sandbox) -> None:
