@@ -21,7 +21,7 @@ def test_they_go_on_and_nothing_is_lost(own_server: OwnServer) -> None:
     server = own_server().start()
     sandbox = server.create("debian-12", timeout=3600)
     command = sandbox.start("n=0; while :; do echo $n; n=$((n+1)); sleep 0.05; done")
-    pty = sandbox.pty(command="exec sh", env={"PS1": "ready> "})
+    pty = sandbox.pty(command="exec sh")
     pty.write("x=before\n")
     seen = bytearray()
     following = threading.Event()
