@@ -50,6 +50,8 @@ pub(crate) struct Life {
     pub(crate) env: BTreeMap<String, String>,
     /// What was set since, over that and the same way.
     pub(crate) ephemeral: BTreeMap<String, String>,
+    /// How often a Wake replaced or cleared that.
+    pub(crate) replaced: u64,
     /// A Wake brought certificates.
     pub(crate) trusts: bool,
     /// The execs that are being started, or refused.
@@ -115,6 +117,7 @@ impl Agent {
                 phase: Phase::Booted,
                 env: BTreeMap::new(),
                 ephemeral: BTreeMap::new(),
+                replaced: 0,
                 trusts: false,
                 starting: Vec::new(),
             }),

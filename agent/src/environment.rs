@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Life};
 use crate::exec::command::check_env;
 use crate::fault::{Code, Fault};
 use crate::proto::{reply, EnvChange, EnvNames, FreezeReply};
@@ -64,16 +64,30 @@ fn check_bounds<'a>(env: impl IntoIterator<Item = (&'a String, &'a String)>) -> 
     Ok(())
 }
 
-/// Hands the variables of a frozen guest over to the host: what is saved of it has them no more. They stay where the host
-/// is gone before it was told.
-pub(crate) fn hand_over(agent: &Agent, call: &Call) -> Result<(), Stop> {
-    let taken = std::mem::take(&mut lock(&agent.life).ephemeral);
-    let outcome = call.reply(reply::Kind::Freeze(FreezeReply { ephemeral_env: taken.clone() }));
-    let mut life = lock(&agent.life);
-    if outcome.is_err() && life.check_awake().is_err() && life.ephemeral.is_empty() {
-        life.ephemeral = taken;
+/// Variables that were taken out of a frozen guest: what is saved of it has them no more.
+pub(crate) struct Taken {
+    env: BTreeMap<String, String>,
+    /// As `Life::replaced` was then.
+    replaced: u64,
+}
+
+impl Taken {
+    pub(crate) fn from(life: &mut Life) -> Self {
+        Self { env: std::mem::take(&mut life.ephemeral), replaced: life.replaced }
     }
-    outcome
+
+    /// Gives them to the host. Where its session ended before, they go back, unless others took their place meanwhile.
+    pub(crate) fn hand_over(self, agent: &Agent, call: &Call) -> Result<(), Stop> {
+        let reply = FreezeReply { ephemeral_env: self.env.clone() };
+        let outcome = call.reply(reply::Kind::Freeze(reply));
+        if outcome.is_err() {
+            let mut life = lock(&agent.life);
+            if life.replaced == self.replaced && life.ephemeral.is_empty() {
+                life.ephemeral = self.env;
+            }
+        }
+        outcome
+    }
 }
 
 /// Why a guest cannot be saved without its secrets.

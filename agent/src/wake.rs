@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::time::{clock_gettime, clock_settime, ClockId, Timespec};
 
 use crate::agent::{Agent, Life, Phase};
-use crate::environment;
+use crate::environment::{self, Taken};
 use crate::exec::command::check_env;
 use crate::fault::{Code, Fault};
 use crate::forked;
@@ -53,9 +53,11 @@ pub(crate) fn wake(agent: &Agent, ask: Wake) -> Result<WakeReply, Fault> {
     if !ask.keep_env {
         life.env.clear();
         life.ephemeral.clear();
+        life.replaced += 1;
     }
     life.env.extend(ask.env);
     if !ask.ephemeral_env.is_empty() {
+        life.replaced += 1;
         life.ephemeral = ask.ephemeral_env;
     }
     if let Some(cgroups) = &agent.cgroups {
@@ -220,12 +222,12 @@ pub(crate) fn replace_text(path: impl AsRef<Path>, text: &[u8]) -> Result<(), Er
     Ok(())
 }
 
-/// Stops user processes and brings their data to disk.
+/// Stops user processes and brings their data to disk. Returns what the host is to keep, where it asked for that.
 ///
 /// # Errors
 /// They did not stop in time, or a file system failed, or (with `withhold_secrets`) secrets are in use: they run on, and the
 /// state is what it was.
-pub(crate) fn freeze(agent: &Agent, ask: Freeze) -> Result<(), Fault> {
+pub(crate) fn freeze(agent: &Agent, ask: Freeze) -> Result<Option<Taken>, Fault> {
     let Some(cgroups) = &agent.cgroups else {
         return Err(Fault::new(Code::Unavailable, "there is no cgroup to freeze"));
     };
@@ -251,7 +253,7 @@ pub(crate) fn freeze(agent: &Agent, ask: Freeze) -> Result<(), Fault> {
         lock(&agent.life).phase = before;
         agent.execs.wake();
     }
-    outcome
+    outcome.map(|()| ask.withhold_secrets.then(|| Taken::from(&mut lock(&agent.life))))
 }
 
 /// Writes out the file systems the host knows of, one by one: a sync of all would wait for a user's FUSE mount,

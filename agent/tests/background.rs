@@ -168,31 +168,46 @@ fn the_last_64_mib_are_kept() {
     let size = 150 * MIB;
     let gate = agent.path("work/gate");
     std::process::Command::new("mkfifo").arg(&gate).status().unwrap();
-    // Each seven bytes tell where they stand.
-    launch(
-        &mut host,
-        "a",
-        &format!("head -c 70 /dev/zero; read x < {gate}; seq 1000000 99999999 | tr -d '\\n' | head -c {size}"),
-    );
-    let stream = host.open(attach("a", 0));
-    let mut outcome = Outcome::default();
-    while pieces(&outcome).1.len() < 70 {
-        host.step(stream, &mut outcome);
+    // Wherever it is looked at, the bytes tell where they stand.
+    let numbers = format!("seq 1000000 99999999 | tr -d '\\n' | head -c {size}");
+    launch(&mut host, "a", &format!("head -c 70 /dev/zero; read x < {gate}; {numbers}; read x < {gate}; echo end"));
+    let slow = host.open(attach("a", 0));
+    let mut kept = Outcome::default();
+    while pieces(&kept).1.len() < 70 {
+        host.step(slow, &mut kept);
     }
-    // From here on nothing is read of this stream until the command has exited: the credit covers 256 KiB.
+    // From here on no credit is given on this stream, until the log has left it behind.
+    let mut quiet = Outcome::default();
     std::fs::write(&gate, "\n").unwrap();
+    let mut info = ExecLogInfo::default();
     eventually("all is written", || {
-        let outcome = quiet_call(&mut host, log("a", 0, 1), stream, &mut outcome);
-        matches!(outcome.replies[..], [reply::Kind::ExecLog(info)] if info.exited.is_some())
+        let outcome = quiet_call(&mut host, log("a", 0, 1), slow, &mut quiet);
+        let [reply::Kind::ExecLog(found)] = outcome.replies[..] else { panic!("{outcome:?}") };
+        info = found;
+        info.size == size + 70
     });
-    let (info, data) = read_log(&mut host, "a", 0, 1 << 20);
-    assert_eq!(info.size, size + 70);
-    assert!(info.first_offset % MIB == 0 && info.first_offset == info.offset);
+    assert!(info.first_offset.is_multiple_of(MIB) && info.first_offset == info.offset);
     assert!((64 * MIB..=65 * MIB).contains(&(info.size - info.first_offset)));
-    assert!(data == expected(info.offset, data.len()));
+    let (first, data) = pieces(&quiet);
+    let got = first.unwrap() + data.len() as u64;
+    assert!(first == Some(70) && got < MIB && data == counted(0, data.len()));
+    host.send(Kind::Credit, slow, &u32::try_from(data.len()).unwrap().to_be_bytes());
+    std::fs::write(&gate, "\n").unwrap();
+    let rest = host.finish(slow);
+    let (first, data) = pieces(&rest);
+    assert_eq!((first, rest.exited().exit_code), (Some(info.first_offset), 0));
+    let data = data.strip_suffix(b"end\n").unwrap();
+    assert_eq!(info.first_offset + data.len() as u64, size + 70);
+    for from in (0..data.len()).step_by(100_003) {
+        let piece = &data[from..data.len().min(from + 1000)];
+        assert!(piece == expected(info.first_offset + from as u64, piece.len()));
+    }
+
+    let (info, data) = read_log(&mut host, "a", 0, 1 << 20);
+    assert!(data == expected(info.offset, 1 << 20));
     let (info, data) = read_log(&mut host, "a", size - 1000, 5000);
-    assert_eq!((info.offset, data.len()), (size - 1000, 1070));
-    assert!(data == expected(size - 1000, 1070));
+    assert_eq!((info.offset, data.len()), (size - 1000, 1074));
+    assert!(data.strip_suffix(b"end\n").unwrap() == expected(size - 1000, 1070));
 }
 
 /// Of the command above, behind its 70 zeros: numbers of seven digits, then of eight.
@@ -265,6 +280,41 @@ fn logs_are_whole_behind_freezes() {
     assert_eq!(info.exited.unwrap().signal, 9);
     let whole = host.call(attach("a", 0));
     assert!(pieces(&whole) == (Some(0), counted(0, usize::try_from(info.size).unwrap())));
+}
+
+/// Whoever attaches to a command that is about to exit gets all it wrote, and then its exit.
+#[test]
+fn attaching_meets_an_exit() {
+    let agent = Agent::start();
+    let mut host = agent.connect();
+    for index in 0..60 {
+        let (id, text) = (format!("e{index}"), format!("{index}\n"));
+        host.open(background(&id, &format!("echo {index}")));
+        let streams: Vec<_> = (0..4).map(|_| host.open(attach(&id, 0))).collect();
+        let mut outcomes: Vec<_> = streams.iter().map(|_| Outcome::default()).collect();
+        let mut open = streams.len();
+        while open > 0 {
+            let (kind, from, payload) = host.receive();
+            if let Some(index) = streams.iter().position(|stream| *stream == from) {
+                open -= usize::from(host.keep_frame(from, kind, &payload, &mut outcomes[index]));
+            }
+        }
+        for outcome in outcomes {
+            assert_eq!((outcome.output(), outcome.exited().exit_code), (text.clone(), 0));
+        }
+    }
+}
+
+/// A command whose session is lost before it was told of the start is there, and found in the list.
+#[test]
+fn a_start_outlives_its_session() {
+    let agent = Agent::start();
+    let mut host = agent.connect();
+    host.open(background("a", "echo one; exec sleep 1000"));
+    assert_eq!(host.hello(), "booted", "it has arrived");
+    let mut host = agent.connect();
+    eventually("it is listed", || list(&mut host).iter().any(|entry| entry.exec_id == "a" && entry.exited.is_none()));
+    eventually("it has written", || read_log(&mut host, "a", 0, 100).1 == b"one\n");
 }
 
 /// A background command has no timeout unless it is given one, and a foreground one does not disturb it.

@@ -197,6 +197,57 @@ fn terminals_go_on_behind_a_freeze() {
     expect(&mut host, "a", "got line");
 }
 
+/// What is typed while a freeze comes arrives once, whether the answer to it came or not.
+#[test]
+fn typing_meets_a_freeze() {
+    let Some(agent) = Agent::start_with_cgroup() else { return };
+    let mut host = agent.connect();
+    host.call(pty("a", &["sh", "-c", "stty -echo; echo ready; cat"], (80, 24)));
+    expect(&mut host, "a", "ready");
+    let (mut offset, mut wanted) = (0, "ready\r\n".to_owned());
+    for round in 0..20u8 {
+        let line = format!("line {round}\n");
+        host.open(input("a", Some(offset), line.as_bytes(), false));
+        let frozen = host.open(Call::Freeze(Freeze::default()));
+        while host.receive().1 != frozen {}
+        host = agent.connect_raw();
+        host.begin(round + 2);
+        let wake = Wake { entropy: vec![7; 32], unix_time_ns: 1, ..Wake::default() };
+        assert_eq!(host.call(Call::Wake(wake)).code(), Code::Ok);
+        offset = typed(&mut host, "a", Some(offset), line.as_bytes());
+        wanted += &line.replace('\n', "\r\n");
+    }
+    host.call(input("a", Some(offset), b"", true));
+    assert_eq!(host.call(attach("a", 0)).output(), wanted);
+}
+
+/// Who waits to type when a freeze comes is told at once, and has typed nothing.
+#[test]
+fn a_freeze_ends_the_wait_for_room() {
+    let Some(agent) = Agent::start_with_cgroup() else { return };
+    let mut host = agent.connect();
+    let call = ExecStart { exec_id: "a".into(), command: "exec sleep 1000".into(), ..ExecStart::default() };
+    let call = ExecStart { background: true, stdin: true, ..call };
+    assert_eq!(host.call(Call::ExecStart(call)).code(), Code::Ok);
+    let mut offset = 0;
+    while offset < 128 * 1024 {
+        offset = typed(&mut host, "a", None, &vec![b'x'; 16 * 1024]);
+    }
+    let waiting = host.open(input("a", None, b"y", false));
+    let frozen = host.open(Call::Freeze(Freeze::default()));
+    let (mut outcome, mut ended) = (Outcome::default(), Vec::new());
+    while ended.len() < 2 {
+        if let (5, stream) = host.receive_into(waiting, &mut outcome) {
+            ended.push(stream);
+        }
+    }
+    assert!(ended.contains(&frozen));
+    assert_eq!(outcome.code(), Code::Unavailable);
+    let wake = Wake { entropy: vec![7; 32], unix_time_ns: 1, ..Wake::default() };
+    assert_eq!(host.call(Call::Wake(wake)).code(), Code::Ok);
+    assert_eq!(typed(&mut host, "a", Some(0), b"xxx"), offset);
+}
+
 /// A program that does not read is kept 64 KiB for. What does not fit is not typed at all, and other calls do not wait.
 #[test]
 fn input_waits_for_room() {

@@ -79,6 +79,20 @@ impl Log {
         span.first = span.first.max(offset);
     }
 
+    /// How much is kept.
+    pub(crate) fn size(&self) -> u64 {
+        let Span { first, end } = self.span();
+        end - first
+    }
+
+    /// Gives the disk all of it back. Not while it is appended to.
+    pub(crate) fn clear(&self) {
+        self.give_up_before(self.span().end);
+        if let Some(file) = &self.file {
+            let _ = rustix::fs::ftruncate(file, 0);
+        }
+    }
+
     /// Gives the disk its oldest step back. False when nothing is left.
     fn give_up_step(&self) -> bool {
         let Span { first, end } = self.span();
@@ -178,6 +192,19 @@ mod tests {
         for none in [log.read(11, 100), log.read(u64::MAX, 100), log.read(0, 0)] {
             assert_eq!(none, Ok(None));
         }
+    }
+
+    /// What is cleared is gone for readers, and counted still.
+    #[test]
+    fn a_cleared_log_is_empty() {
+        let log = fresh();
+        log.append(b"hello");
+        assert_eq!(log.size(), 5);
+        log.clear();
+        assert_eq!((log.size(), log.span()), (0, Span { first: 5, end: 5 }));
+        assert_eq!(log.read(0, 100), Ok(None));
+        log.append(b"more");
+        assert_eq!(log.read(0, 100), Ok(Some((5, b"more".to_vec()))));
     }
 
     /// At least the last 64 steps are kept and no more than a step over that, in whole steps, through several rounds.

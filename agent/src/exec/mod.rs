@@ -27,6 +27,7 @@ pub(crate) mod tree;
 pub(crate) mod typing;
 pub(crate) mod watch;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -48,6 +49,8 @@ const MAX_RUNNING: usize = 512;
 const MAX_EXITED: usize = 64;
 /// Background commands and terminals, running ones included (agent.proto).
 const MAX_LISTED: usize = 256;
+/// Logs of exited commands together (agent.proto).
+const MAX_LOGS_BYTES: u64 = 512 << 20;
 
 #[derive(Default)]
 struct Table {
@@ -67,6 +70,8 @@ pub(crate) struct Execs {
     poller: Arc<Poller>,
     /// Of output that goes to logs: a disk may be slow.
     log_poller: Arc<Poller>,
+    /// Forgotten ones, whose files the thread that writes logs gives back.
+    gone: Mutex<Vec<Arc<Exec>>>,
     budget: Budget,
     cgroups: Option<Arc<Cgroups>>,
 }
@@ -78,6 +83,7 @@ impl Execs {
             frozen: AtomicBool::new(false),
             poller: Arc::new(Poller::new()?),
             log_poller: Arc::new(Poller::new()?),
+            gone: Mutex::default(),
             budget: Budget::default(),
             cgroups,
         })
@@ -280,6 +286,27 @@ impl Execs {
             let mut table = lock(&self.table);
             table.by_key.remove(&exec.key());
             table.by_id.remove(exec.id());
+            drop(table);
+            if exec.is_listed() {
+                lock(&self.gone).push(exec);
+                self.log_poller.ring();
+            }
+        }
+    }
+
+    /// Gives the disk back what is kept of logs beyond their bounds; it may take its time.
+    fn tidy_logs(&self) {
+        drop(std::mem::take(&mut *lock(&self.gone)));
+        let execs: Vec<_> = lock(&self.table).by_key.values().cloned().collect();
+        let mut logs: Vec<_> = execs.iter().filter_map(|exec| exec.exited_log()).collect();
+        logs.sort_by_key(|(at, _)| Reverse(*at));
+        let mut total = 0u64;
+        for (_, log) in logs {
+            let size = log.size();
+            total = total.saturating_add(size);
+            if total > MAX_LOGS_BYTES && size > 0 {
+                log.clear();
+            }
         }
     }
 }

@@ -241,6 +241,15 @@ impl Exec {
         }
     }
 
+    /// Of a background command that has exited: when, and its log.
+    pub(crate) fn exited_log(&self) -> Option<(Instant, Arc<Log>)> {
+        let state = lock(&self.state);
+        match (&state.phase, &state.output) {
+            (Phase::Exited { at, .. }, Output::Log(log)) => Some((*at, log.clone())),
+            _ => None,
+        }
+    }
+
     /// Its timeout has passed, and nothing was done about it yet.
     pub(crate) fn is_late(&self) -> bool {
         lock(&self.state).timeout_at.is_some_and(|at| at <= Instant::now())
@@ -304,7 +313,7 @@ impl Exec {
             return;
         }
         let outcome = rustix::io::read(&*pipe.end, &mut *buffer);
-        if let (Ok(count), Output::Ring(ring)) = (outcome, &mut state.output) {
+        if let (Ok(count @ 1..), Output::Ring(ring)) = (outcome, &mut state.output) {
             ring.push(stream, buffer.get(..count).unwrap_or_default());
         }
         self.took(state, stream, outcome);
@@ -656,6 +665,9 @@ impl Exec {
             state.hang_up_at = Some(now + HANG_UP_AFTER);
         }
         state.phase = Phase::Exited { at: now, exited };
+        if let Output::Log(_) = state.output {
+            self.output_poller.ring();
+        }
         state.poke_readers();
     }
 
@@ -746,19 +758,16 @@ impl State {
         if until > now || self.is_held_back() {
             return false;
         }
+        let Output::Log(_) = self.output else { return true };
         // The thread that writes logs may be busy with others'.
-        let is_logged = matches!(self.output, Output::Log(_));
-        !(is_logged
-            && self
-                .stdout
-                .as_ref()
-                .is_some_and(|pipe| rustix::io::ioctl_fionread(&*pipe.end).is_ok_and(|size| size > 0)))
+        let waits = |pipe: &Pipe| pipe.watched && rustix::io::ioctl_fionread(&*pipe.end).is_ok_and(|size| size > 0);
+        !self.stdout.as_ref().is_some_and(waits)
     }
 
     /// Its pipes wait for a reader who is behind, or who may come back, or for a disk.
     fn is_held_back(&self) -> bool {
-        if self.logging {
-            return true;
+        if let Output::Log(_) = self.output {
+            return self.logging;
         }
         let is_wanted = self.kept.is_some() || !self.readers.is_empty();
         is_wanted && [&self.stdout, &self.stderr].into_iter().flatten().any(|pipe| !pipe.watched)

@@ -186,6 +186,17 @@ mod tests {
         assert!(ring.records.len() * RECORD_BYTES <= LARGE_BYTES + RECORD_BYTES);
     }
 
+    /// A ring that nobody waits for is made small; its end stays.
+    #[test]
+    fn rings_are_shrunk() {
+        let mut ring = Ring::new(Budget::default());
+        fill(&mut ring, 8, NOBODY);
+        ring.push(Stream::Stdout, b"end");
+        ring.shrink();
+        assert!(ring.cost <= SMALL_BYTES);
+        assert_eq!(ring.read(0, 100), Some((Stream::Stdout, 8 * CHUNK_BYTES as u64, b"end".to_vec())));
+    }
+
     /// Many full rings shrink, and a dropped ring gives its share back.
     #[test]
     fn rings_share_a_bound() {

@@ -112,7 +112,10 @@ fn write_logs(execs: &Execs) {
         events.clear();
         let _ = epoll::wait(&execs.log_poller.epoll, rustix::buffer::spare_capacity(&mut events), None);
         for event in &events {
-            if let Some(exec) = execs.by_key(event.data.u64() >> TOKEN_BITS) {
+            if event.data.u64() == TOKEN_ALARM {
+                clear(&execs.log_poller.alarm);
+                execs.tidy_logs();
+            } else if let Some(exec) = execs.by_key(event.data.u64() >> TOKEN_BITS) {
                 exec.log_ready(&mut buffer);
             }
         }

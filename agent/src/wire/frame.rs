@@ -82,12 +82,15 @@ impl Decoder {
 
     /// Forgets the frames that were returned, and erases them: there may be secrets in them.
     pub fn compact(&mut self) {
+        self.last = 0;
+        if self.start == 0 {
+            return;
+        }
         let rest = self.buffer.len() - self.start;
         self.buffer.copy_within(self.start.., 0);
         erase(self.buffer.get_mut(rest..).unwrap_or_default());
         self.buffer.truncate(rest);
         self.start = 0;
-        self.last = 0;
     }
 
     /// Treats the frame returned last as a violation: the search for a preface starts at its first byte.

@@ -242,8 +242,10 @@ fn refuse(call: &Call, fault: Fault) {
 /// Serves one call to its end.
 fn perform(agent: &Agent, call: &Arc<Call>, ask: Ask, starting: Option<Starting>) -> Result<(), Stop> {
     if let Ask::Freeze(ask) = &ask {
-        wake::freeze(agent, *ask)?;
-        return if ask.withhold_secrets { environment::hand_over(agent, call) } else { Ok(()) };
+        return match wake::freeze(agent, *ask)? {
+            Some(taken) => taken.hand_over(agent, call),
+            None => Ok(()),
+        };
     }
     if starting.is_none() {
         agent.check_awake()?;

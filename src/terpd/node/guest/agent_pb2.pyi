@@ -1112,7 +1112,8 @@ class ExecLog(_message.Message):
     """A part of a background command's log. Replies: ExecLogInfo, then DATA frames of at most `limit` bytes under the host's credit,
     then END. The log keeps the last 64 MiB: what is older is dropped from the front in whole MiB, and reading before `first_offset`
     begins there; behind `size` is nothing. Where the disk is full the oldest makes room for the newest, and what cannot be written
-    all the same is counted and dropped with all before it. What is dropped while it is being sent ends the call early.
+    all the same is counted and dropped with all before it. Logs of commands that have exited keep 512 MiB together: the one that
+    exited first is emptied first. What is dropped while it is being sent ends the call early.
     ExecAttach on a background command reads the log from its offset and goes on with what comes.
     """
 
