@@ -63,5 +63,6 @@ class BashKernel(DrivenKernel):
         self._child.stdin.write(f"{line}\nprintf '%s\\0' $? >&{self._writing}\n".encode())
 
 
-if __name__ == "__main__":
-    IPKernelApp.launch_instance(kernel_class=BashKernel)
+def launch(connection_file: str) -> None:
+    """Become this kernel."""
+    IPKernelApp.launch_instance(["-f", connection_file], kernel_class=BashKernel)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from terp_kernels.kernel import LANGUAGES, Dead, Kernel, NotStarted, Reply
+from terp_kernels.kernel import Dead, Kernel, Reply
+from terp_kernels.nursery import LANGUAGES, NotStarted, Nursery
 from terp_kernels.output import Line, Output
 
 MAX_CONTEXTS = 16
@@ -91,6 +92,7 @@ class Contexts:
         self._own = dict(env)
         self._env = dict(env)
         self._cwd = cwd
+        self._nursery = Nursery()
         self._contexts: dict[str, Context] = {}
         self._background: set[asyncio.Task[None]] = set()
 
@@ -245,7 +247,7 @@ class Contexts:
             cwd = context.cwd if await asyncio.to_thread(Path(context.cwd).is_dir) else "/"
             name = f"k{secrets.token_hex(4)}"
             kernel = Kernel(name, context.language, cwd, self._env, self._directory)
-            await kernel.start()
+            await kernel.start(self._nursery)
             if context.removed:
                 await kernel.kill()
                 raise Refused("context_not_found", f"Context {context.id} was removed meanwhile")

@@ -58,5 +58,6 @@ class JavaScriptKernel(DrivenKernel):
         return None
 
 
-if __name__ == "__main__":
-    IPKernelApp.launch_instance(kernel_class=JavaScriptKernel)
+def launch(connection_file: str) -> None:
+    """Become this kernel."""
+    IPKernelApp.launch_instance(["-f", connection_file], kernel_class=JavaScriptKernel)

@@ -6,39 +6,27 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import shlex
-import subprocess
-import sys
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.connect import write_connection_file
 
-READY_S = 120.0  # from launch to the first answer; some seconds under emulation
+from terp_kernels.nursery import NotStarted, Nursery
+from terp_kernels.zygote import INLINE
+
+READY_S = 120.0  # from the fork to the first answer; about a second under emulation
 _ASK_AGAIN_S = 1.0
 _IDLE_S = 5.0  # from the reply to the last output, which comes by another socket and may be lost in a flood
-
-_LAUNCH = {
-    "python": [
-        *("ipykernel_launcher", "-f", "{connection_file}", "--ext=terp_kernels.inside"),
-        "--HistoryManager.enabled=False",  # it would keep every cell in a database on the disk
-        "--InteractiveShell.colors=nocolor",
-    ],
-    "javascript": ["terp_kernels.javascript", "-f", "{connection_file}"],
-    "bash": ["terp_kernels.bash", "-f", "{connection_file}"],
-}
-LANGUAGES = tuple(_LAUNCH)
 
 
 class Dead(Exception):
     """The kernel's process has ended."""
-
-
-class NotStarted(Exception):
-    """The kernel did not come up; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -66,34 +54,32 @@ class Kernel:
     """
 
     def __init__(self, name: str, language: str, cwd: str, env: Mapping[str, str], directory: Path) -> None:
-        # matplotlib shows figures as results, whatever the template says of programs outside of kernels.
-        self.env = {**env, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        self.env = {**env, "MPLBACKEND": INLINE}  # whatever the template says of programs outside of kernels
         self.language = language
         self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._cwd = cwd
+        self._place = directory / name
         self._executions: dict[str, _Execution] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._manager = AsyncKernelManager(
-            transport="ipc", ip=str(directory / name), connection_file=str(directory / f"{name}.json")
-        )
-        self._manager._kernel_spec = KernelSpec(  # noqa: SLF001 - else it would be looked for in folders
-            argv=[sys.executable, "-m", *_LAUNCH[language]], display_name=language, language=language
-        )
+        self._pid = 0
         self._client: Any = None
 
-    async def start(self) -> None:
+    async def start(self, nursery: Nursery) -> None:
         """Raises NotStarted; nothing is left then."""
-        silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        connection_file, _ = write_connection_file(
+            str(self._place) + ".json", transport="ipc", ip=str(self._place), key=secrets.token_hex(32).encode()
+        )
         try:
+            self._pid = await nursery.fork(self.language, connection_file, self._cwd, self.env)
+            self._watch()
             async with asyncio.timeout(READY_S):
-                await self._manager.start_kernel(cwd=self._cwd, env=self.env, **silent)
-                self._watch(self._manager.provisioner.pid)
-                self._client = self._manager.client()
+                self._client = AsyncKernelClient(connection_file=connection_file)
+                self._client.load_connection_file()
                 self._client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=False)
                 self._tasks = [asyncio.create_task(self._read_iopub()), asyncio.create_task(self._read_shell())]
                 while not await self._answers():
                     pass
-        except (OSError, TimeoutError, Dead, RuntimeError) as error:
+        except (OSError, TimeoutError, Dead) as error:
             await self.kill()
             why = f"not within {READY_S:.0f} s" if isinstance(error, TimeoutError) else str(error)
             raise NotStarted(f"The {self.language} kernel did not start: {why}") from error
@@ -122,37 +108,40 @@ class Kernel:
 
     def interrupt(self) -> None:
         """SIGINT to its processes."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._manager.provisioner.pgid, 2)
+        self._signal(signal.SIGINT)
 
     async def kill(self) -> None:
         """SIGKILL. Nothing of it is left."""
         for task in self._tasks:
             task.cancel()
-        if self._manager.has_kernel:
-            with contextlib.suppress(Exception):  # it may be gone already, in any state
-                await self._manager.shutdown_kernel(now=True)
+        self._signal(signal.SIGKILL)
         if self._client is not None:
             self._client.stop_channels()
             self._client = None
-        self._manager.cleanup_connection_file()
-        if not self.died.done():
-            self.died.set_result(None)
+        if self._pid:
+            await self.died
+        for remains in self._place.parent.glob(f"{self._place.name}[.-]*"):
+            remains.unlink(missing_ok=True)
 
-    def _watch(self, pid: int) -> None:
-        """Learn at once of its end. And let it be what is ended first when memory runs out."""
-        with contextlib.suppress(OSError):
-            Path(f"/proc/{pid}/oom_score_adj").write_text("0")
+    def _signal(self, number: int) -> None:
+        """To its process group: it leads one. One that is gone has none, whose number may be another's by now."""
+        if self._pid and not self.died.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._pid, number)
+
+    def _watch(self) -> None:
+        """Learn at once of its end. And let it be what is ended first when memory runs out. Raises OSError: gone."""
+        descriptor = os.pidfd_open(self._pid)
         loop = asyncio.get_running_loop()
-        descriptor = os.pidfd_open(pid)
 
         def ended() -> None:
             loop.remove_reader(descriptor)
             os.close(descriptor)
-            if not self.died.done():
-                self.died.set_result(None)
+            self.died.set_result(None)
 
         loop.add_reader(descriptor, ended)
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{self._pid}/oom_score_adj").write_text("0")
 
     async def _answers(self) -> bool:
         """Whether both channels are connected: output that is sent before would be lost."""
@@ -224,7 +213,7 @@ class Kernel:
 def _environment_code(language: str, changed: Mapping[str, str], gone: list[str]) -> str:
     if language == "python":
         put = f"__import__('os').environ.update({changed!r})"
-        return f"{put}, [__import__('os').environ.pop(name, None) for name in {gone!r}]"
+        return f"{put}, [__import__('os').environ.pop(name, None) for name in {gone!r}], __import__('time').tzset()"
     if language == "javascript":
         unset = "".join(f"delete process.env[{json.dumps(name)}];" for name in gone)
         return f"{{Object.assign(process.env, {json.dumps(changed)});{unset}}}"

@@ -114,7 +114,7 @@ class RunLines:
             return None
         self._results += 1
         self._results_bytes += size
-        kind = next((kind for name, kind in _RICHEST if present[name] is not None), ResultType.TEXT)
+        kind = next((kind for name, kind in _RICHEST if present.get(name) is not None), ResultType.TEXT)
         return CodeResult(type=kind, is_main=given.get("is_main") is True, **present)
 
     def _raised(self, given: Mapping[str, Any]) -> CodeError | None:
