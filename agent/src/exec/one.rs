@@ -572,6 +572,10 @@ impl Exec {
     pub(crate) fn signal(&self, signal: i32) -> Result<(), Fault> {
         let state = lock(&self.state);
         if matches!(state.phase, Phase::Exited { .. }) {
+            if signal == libc::SIGKILL {
+                // What it left in its group, and that ignored being hung up on. The cgroup may be another's by now.
+                let _ = self.signal_group(&state, signal);
+            }
             return Ok(());
         }
         if signal == libc::SIGKILL {

@@ -89,13 +89,16 @@ def kill_is_told(sandbox: Sandbox) -> None:
 def kill_reaches_the_group(sandbox: Sandbox) -> None:
     """SIGTERM first, so that it may clean up; what ignores that is killed; children too."""
     polite = _start(sandbox, "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.1; done")
-    stubborn = _start(sandbox, "sh -c 'trap \"\" TERM; echo up; while :; do sleep 0.1; done'; true")
+    stubborn = _start(
+        sandbox, "sh -c 'trap \"\" TERM HUP; echo $$ > /tmp/left; echo up; while :; do sleep 0.1; done'; true"
+    )
     eventually(lambda: _log(polite) == _log(stubborn) == "up\n")
     polite.kill()
     assert (polite.status, polite.exit_code) == ("exited", 3)
     assert _log(polite) == "up\nbye\n"
     stubborn.kill()
     assert stubborn.status == "killed"
+    eventually(lambda: sandbox.exec("kill -0 $(cat /tmp/left)").exit_code != 0)
 
 
 def kill_of_an_ended_one(sandbox: Sandbox) -> None:

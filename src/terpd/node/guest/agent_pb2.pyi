@@ -922,7 +922,9 @@ Global___ExecExited: _TypeAlias = ExecExited  # noqa: Y015
 
 @_typing.final
 class ExecSignal(_message.Message):
-    """Signals the whole process group; signal 9 goes to the whole cgroup. NOT_FOUND if unknown, OK if it has exited. END only."""
+    """Signals the whole process group; signal 9 goes to the whole cgroup, or to what an exited command has left in its group. NOT_FOUND if
+    unknown, OK if it has exited. END only.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
