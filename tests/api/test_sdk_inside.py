@@ -183,7 +183,7 @@ async def test_webhooks(client: AsyncTerp) -> None:
     with pytest.raises(WebhookNotFound):
         await webhook.enable()
     with pytest.raises(InvalidRequest):
-        await AsyncWebhook.create("ftp://example.com/hook", client=client)
+        await AsyncWebhook.create("https://93.184.216.34/hook", ["sandbox.sneezed"], client=client)
 
 
 async def test_figures(client: AsyncTerp, sandbox: AsyncSandbox) -> None:

@@ -237,6 +237,29 @@ def wire() -> Iterator[WireServer]:
 
 
 @pytest.fixture
+def play(wire: WireServer) -> Callable[..., list[tuple[str, bytes]]]:
+    """Serve one connection: each step is what a request's first line starts with, and the reply."""
+
+    def serve(*steps: tuple[str, object]) -> list[tuple[str, bytes]]:
+        seen: list[tuple[str, bytes]] = []
+
+        def script(peer: Peer) -> None:
+            for start, reply in steps:
+                first, body = peer.request()
+                assert first.startswith(start), first
+                seen.append((first, body))
+                if callable(reply):
+                    reply(peer)
+                else:
+                    peer.reply(reply)
+
+        wire.serve(script)
+        return seen
+
+    return serve
+
+
+@pytest.fixture
 def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the client would have slept; it does not."""
     slept: list[float] = []

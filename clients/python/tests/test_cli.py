@@ -49,29 +49,6 @@ def terp(wire) -> Terp:
 
 
 @pytest.fixture
-def play(wire) -> Callable[..., list[tuple[str, bytes]]]:
-    """Serve one connection: each step is what a request's first line starts with, and the reply."""
-
-    def serve(*steps: tuple[str, object]) -> list[tuple[str, bytes]]:
-        seen: list[tuple[str, bytes]] = []
-
-        def script(peer) -> None:
-            for start, reply in steps:
-                first, body = peer.request()
-                assert first.startswith(start), first
-                seen.append((first, body))
-                if callable(reply):
-                    reply(peer)
-                else:
-                    peer.reply(reply)
-
-        wire.serve(script)
-        return seen
-
-    return serve
-
-
-@pytest.fixture
 def running(wire) -> Callable[..., Callable[[object], None]]:
     """A reply: the event stream of a command."""
 
@@ -584,16 +561,6 @@ def test_failures_are_one_line(terp, args: list[str], env: dict[str, str], messa
     assert message in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
     assert done.stdout == b""
-
-
-COMMANDS = ["run", "exec", "attach", "create", "ls", "rm", "pause", "resume", "fork", "cp", "egress", "url"]
-SNAPSHOT_COMMANDS = [f"snapshot {command}" for command in ("create", "ls", "rm")]
-
-
-@pytest.mark.parametrize("command", [*COMMANDS, *SNAPSHOT_COMMANDS, "network set"])
-def test_help_shows_an_example(command: str) -> None:
-    """One that can be copied."""
-    assert f"Example: terp {command} " in CliRunner().invoke(app, [*command.split(), "--help"]).stdout
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
