@@ -6,6 +6,7 @@ export default defineConfig({
   target: "es2022", // Node 18 and every browser that streams
   platform: "neutral",
   external: [/^node:/],
+  removeNodeProtocol: false, // Deno knows no other names
   dts: { banner: '/// <reference lib="esnext.disposable" />' },
   splitting: true, // what needs Node is loaded when it is used
   sourcemap: true,

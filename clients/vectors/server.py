@@ -97,6 +97,7 @@ class Script(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = 64 * 1024  # head and body go out together: nothing waits for an acknowledgement
     server: Script
 
     def _answer(self) -> None:
@@ -108,7 +109,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
         exchange = run.check(self.command, target, headers, body)
-        reply = exchange["reply"] if exchange else {"status": 599, "json": {"detail": "not in the script"}}
+        reply: dict[str, Any] = (
+            exchange["reply"] if exchange else {"status": 599, "json": {"detail": "not in the script"}}
+        )
         if reply.get("lost"):
             self.close_connection = True
             return

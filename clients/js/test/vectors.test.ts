@@ -3,7 +3,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import * as terp from "../src/index.js";
 import { readVolume, readWebhook } from "../src/replies/account.js";
@@ -11,6 +10,7 @@ import { readContext } from "../src/replies/code.js";
 import { readCommand, readPty } from "../src/replies/commands.js";
 import { readSandbox } from "../src/replies/sandbox.js";
 import { readSnapshot } from "../src/replies/saved.js";
+import { OBJECTS, VECTORS } from "./objects.js";
 
 type Json = Record<string, unknown>;
 interface Case {
@@ -25,8 +25,6 @@ interface Case {
   readonly after?: Json;
 }
 
-const VECTORS = fileURLToPath(new URL("../../vectors/", import.meta.url));
-const OBJECTS: Record<string, Json> = JSON.parse(readFileSync(`${VECTORS}objects.json`, "utf8"));
 const FILES = readdirSync(VECTORS).filter((name) => name.endsWith(".json") && name !== "objects.json");
 
 let server: ChildProcess;

@@ -140,6 +140,7 @@ class Tree {
       return;
     }
     await archive.skip(header.size + padding(header.size));
+    if (header.kind === "file") return; // its name is no good, which is noted
     if (header.kind === "symlink" && this.#links.length < MAX_LINKS) this.#links.push(header);
     else if (header.kind === "directory") await this.#makeDirectory(header);
     else if (header.kind === "link") await this.#makeLink(header);
