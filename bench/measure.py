@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from terpd.node.snapshot.template import TemplateSnapshot
 from terpd.node.vmm.definition import Boot
 
 FILE_MIB = 64
+PRESIGNED_MIB = 100
 CREATES = 20
 CLIENTS = 4
 WARM = 3  # machines waiting in the pool when one is claimed
@@ -168,9 +169,17 @@ class Bench:
         await sandbox.files.read_bytes("/tmp/warm")
         write_ms = await milliseconds(sandbox.files.write("/tmp/file", data))
         read_ms = await milliseconds(sandbox.files.read_bytes("/tmp/file"))
+        up = await sandbox.files.presign_upload("/tmp/presigned")
+        down = await sandbox.files.presign_download("/tmp/presigned")
+        async with httpx.AsyncClient(trust_env=False, timeout=600) as anyone:
+            signed_write_ms = await milliseconds(_put(anyone, up.url, PRESIGNED_MIB))
+            signed_read_ms = await milliseconds(_get(anyone, down.url, PRESIGNED_MIB))
         await sandbox.terminate()
         write, read = (FILE_MIB / ms * 1000 for ms in (write_ms, read_ms))
+        signed_write, signed_read = (PRESIGNED_MIB / ms * 1000 for ms in (signed_write_ms, signed_read_ms))
         return [
+            at_least(0.7, "presigned upload ÷ raw channel", signed_write, raw.to_guest_mib_s, "MiB/s"),
+            at_least(0.7, "presigned download ÷ raw channel", signed_read, raw.from_guest_mib_s, "MiB/s"),
             at_least(0.7, "file write ÷ raw channel", write, raw.to_guest_mib_s, "MiB/s"),
             at_least(0.7, "file read ÷ raw channel", read, raw.from_guest_mib_s, "MiB/s"),
         ]
@@ -178,6 +187,25 @@ class Bench:
     async def _states(self, client: AsyncTerp) -> list[Row]:
         states = States(client, self._template, self._rounds, bare_ms=self._bare_ms, monitors=_monitors)
         return await states.run(await full_save_ms(self._snapshot, self._accel))
+
+
+async def _put(anyone: httpx.AsyncClient, url: str, mib: int) -> None:
+    async def zeros() -> AsyncIterator[bytes]:
+        for _ in range(mib):
+            yield bytes(1 << 20)
+
+    answer = await anyone.put(url, content=zeros(), headers={"Content-Length": str(mib << 20)})
+    answer.raise_for_status()
+
+
+async def _get(anyone: httpx.AsyncClient, url: str, mib: int) -> None:
+    received = 0
+    async with anyone.stream("GET", url) as answer:
+        answer.raise_for_status()
+        async for chunk in answer.aiter_raw():
+            received += len(chunk)
+    if received != mib << 20:
+        raise RuntimeError(f"{received} bytes came")
 
 
 def _monitors() -> list[int]:

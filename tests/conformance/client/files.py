@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import httpx
 from orkestr import APIError, AuthError, OrkestrError, Sandbox, SandboxNotFound
 
 from expect import raises
@@ -220,3 +221,51 @@ def batch_bounds(sandbox: Sandbox) -> None:
     error = raises(APIError, lambda: sandbox.files.write_batch({f"/tmp/more/{n}": "" for n in range(65)}))
     assert error.status_code in (400, 413, 422)
     assert not sandbox.files.exists("/tmp/more")
+
+
+def presigned_urls_move_files(sandbox: Sandbox) -> None:
+    """Whoever has the URLs writes and reads by plain HTTP, again and again, above the cap of one-shot calls."""
+    content = bytes(range(256)) * (80 << 10)
+    up = sandbox.files.presign_upload("/workspace/signed/large.bin")
+    assert (up.method, up.path) == ("PUT", "/workspace/signed/large.bin")
+    with httpx.Client(trust_env=False, timeout=120) as anyone:
+        for _ in range(2):
+            assert anyone.put(up.url, content=content).is_success
+        down = sandbox.files.presign_download("/workspace/signed/large.bin", expires_in=3600)
+        assert down.method == "GET"
+        for _ in range(2):
+            answer = anyone.get(down.url)
+            assert answer.is_success
+            assert answer.content == content
+        assert anyone.put(down.url, content=b"x").status_code in (401, 403)
+        assert anyone.get(down.url[:-1]).status_code in (401, 403)
+    stat = sandbox.files.stat("/workspace/signed/large.bin")
+    assert (stat.size, stat.mode) == (len(content), 0o644)
+    soon = datetime.now(UTC) + timedelta(seconds=600)
+    assert abs(up.expires_at - soon) < timedelta(seconds=120)
+
+
+def presigned_urls_follow_the_files(sandbox: Sandbox) -> None:
+    """A URL names a path: what is there when it is used counts, and 404 when nothing is."""
+    down = sandbox.files.presign_download("/tmp/later")
+    with httpx.Client(trust_env=False, timeout=60) as anyone:
+        assert anyone.get(down.url).status_code == 404
+        sandbox.files.write("/tmp/later", "there")
+        assert anyone.get(down.url).text == "there"
+
+
+def presigned_bounds(sandbox: Sandbox) -> None:
+    """60 to 3600 seconds, absolute paths, and the write roots for uploads."""
+    for seconds in (59, 3601):
+        error = raises(APIError, lambda: sandbox.files.presign_download("/tmp/x", expires_in=seconds))  # noqa: B023
+        assert error.status_code in (400, 422)
+    _refused(lambda: sandbox.files.presign_upload("/etc/evil"))
+    assert raises(APIError, lambda: sandbox.files.presign_download("relative")).status_code in (400, 422)
+
+
+def presigned_urls_need_a_length(sandbox: Sandbox) -> None:
+    """An upload in chunks without Content-Length is refused, and changes nothing."""
+    up = sandbox.files.presign_upload("/tmp/chunked")
+    with httpx.Client(trust_env=False, timeout=60) as anyone:
+        assert anyone.put(up.url, content=iter([b"x"])).status_code == 411
+    assert not sandbox.files.exists("/tmp/chunked")
