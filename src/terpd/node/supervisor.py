@@ -164,7 +164,10 @@ class Supervisor:
         machine = self.find(sandbox_id)
         if machine is None or machine.held:
             raise StateConflict(f"Sandbox {sandbox_id} does not run here, and only one that runs can be saved")
-        return await self._captures.take(sandbox_id, machine, key, into, hold=hold, withhold_secrets=withhold_secrets)
+        saved = await self._captures.take(sandbox_id, machine, key, into, hold=hold, withhold_secrets=withhold_secrets)
+        if hold and machine.record.volume is not None:
+            await self._facilities.volumes.note_pause(machine.record.volume, into.id)
+        return saved
 
     async def continue_machine(self, sandbox_id: SandboxId) -> None:
         machine = self.find(sandbox_id)
@@ -216,7 +219,10 @@ class Supervisor:
         volumes = self._facilities.volumes
         await volumes.hold(spec.volume.id)  # given back when the machine has ended
         try:
-            await self._start_with(spec, await volumes.prepare(spec.volume))
+            disk = await volumes.prepare(spec.volume)
+            if spec.state is not None:
+                await volumes.check_pause(spec.volume.id, spec.state.id)
+            await self._start_with(spec, disk)
         except BaseException:
             volumes.release(spec.volume.id)
             raise

@@ -2,6 +2,7 @@
 The volumes of this host: their files, and which of them a machine holds.
 
     volumes/<volume id>/disk.qcow2      appears by rename, whole
+                        paused.json     how it was when the machine was saved that has it mounted
             empty.qcow2                 what new ones are copied from
 
 One machine at a time holds a volume, from before its file is looked at until the machine's monitor is gone; QEMU locks
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -24,7 +26,7 @@ import structlog
 from blake3 import blake3
 
 from terpd.model.errors import StateConflict, StateDamaged, StorageFull, TerpError, Unavailable
-from terpd.model.ids import VolumeId, parse_volume_id
+from terpd.model.ids import StateId, VolumeId, parse_volume_id
 from terpd.model.volume import VolumeRef
 from terpd.node.artifacts.base import ArtifactInfo, ArtifactStore
 from terpd.node.finished import finished
@@ -35,7 +37,7 @@ from terpd.node.volumes.disk import format_disk, make_empty, secret_of
 
 log = structlog.get_logger()
 
-_DISK, _EMPTY = "disk.qcow2", "empty.qcow2"
+_DISK, _EMPTY, _PAUSED = "disk.qcow2", "empty.qcow2", "paused.json"
 _HOLD_S = 40.0  # a machine is detached in 5 s, and ends in 30 at most
 _CHUNK_BYTES = 1 << 20
 _COPY_TIMEOUT_S = 3600.0
@@ -89,6 +91,43 @@ class Volumes:
         """The machine is gone. Idempotent."""
         if (released := self._held.pop(volume_id, None)) is not None:
             released.set()
+
+    # ---- between a pause and its resume ----------------------------------------------------------
+
+    async def note_pause(self, volume_id: VolumeId, state_id: StateId) -> None:
+        """Note how the disk is that a saved machine has mounted. Without the note a resume goes on unchecked."""
+        disk = self._disk(volume_id)
+
+        def write() -> None:
+            disk.with_name(_PAUSED).write_text(json.dumps({"state": state_id, "mark": _mark(disk)}))
+
+        try:
+            await finished(asyncio.to_thread(write))
+        except OSError as error:
+            log.warning("a volume's pause was not noted", volume=volume_id, why=str(error))
+
+    async def check_pause(self, volume_id: VolumeId, state_id: StateId) -> None:
+        """
+        See that nobody wrote to the disk since that state was saved: its memory holds what was on the disk then, and
+        going on would destroy the file system.
+
+        Raises:
+            StateDamaged: A resume that failed had gone so far that programs ran.
+        """
+        disk = self._disk(volume_id)
+
+        def changed() -> bool:
+            try:
+                note = json.loads(disk.with_name(_PAUSED).read_text())
+            except (OSError, ValueError):
+                return False
+            return bool(note["state"] == state_id and note["mark"] != _mark(disk))
+
+        if await asyncio.to_thread(changed):
+            raise StateDamaged(
+                f"The volume {volume_id} was written to by a resume that failed, and the saved sandbox does not fit it"
+                " any more; terminate the sandbox, and attach the volume to a new one"
+            )
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -190,6 +229,12 @@ class Volumes:
                     made.rename(empty)
         await self._sealer.create_layer(empty, path, secret=secret, uid=os.geteuid())
         await finished(asyncio.to_thread(format_disk, path, size_mib=ref.size_mib, secret=secret))
+
+
+def _mark(path: Path) -> list[int]:
+    """Changes with every write."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _copy(source: Path, target: Path) -> None:
