@@ -86,7 +86,7 @@ class RunLines:
         return None
 
     def _text(self, line: Mapping[str, Any]) -> CodeText | None:
-        if line["stream"] not in OutputStream:
+        if line["stream"] not in list(OutputStream):
             raise bad_reply("code", "a stream of another name")
         stream = OutputStream(line["stream"])
         encoded = _text(line.get("text")).encode()

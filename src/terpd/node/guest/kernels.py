@@ -138,7 +138,7 @@ async def _read(stream: ServiceStream) -> AsyncGenerator[Line, None]:
             raw = bytes(pending[:end])
             del pending[: end + 1]
             start = 0
-            yield await asyncio.to_thread(_decode, raw) if len(raw) > _IN_A_THREAD_BYTES else _decode(raw)
+            yield await asyncio.to_thread(decode, raw) if len(raw) > _IN_A_THREAD_BYTES else decode(raw)
         if len(pending) > MAX_LINE_BYTES:
             raise bad_reply("code", f"a line of more than {MAX_LINE_BYTES} bytes")
 
@@ -147,7 +147,7 @@ def _encode(call: Line) -> bytes:
     return json.dumps(call, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
 
 
-def _decode(raw: bytes) -> Line:
+def decode(raw: bytes) -> Line:
     """
     Raises:
         TerpError: The line is a refusal.
