@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 # What the tests start machines from.
-TEST_TEMPLATES := debian-12 python-3.12-bare node-22
+TEST_TEMPLATES := debian-12 python-3.12-bare node-22 code-interpreter
 PYTHON := .venv/bin/python
 TERPD := .venv/bin/terpd
 

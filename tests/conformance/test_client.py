@@ -10,7 +10,19 @@ from support.orkestr_client import CASES_DIR, OrkestrClient
 
 pytestmark = pytest.mark.vm
 
-_THEMES = ("lifecycle", "execs", "commands", "files", "refusals", "pausing", "snapshots")
+_THEMES = (
+    "lifecycle",
+    "execs",
+    "commands",
+    "kernels",
+    "files",
+    "refusals",
+    "pausing",
+    "snapshots",
+    "webhooks",
+    "figures",
+    "volumes",
+)
 
 
 def _cases(path: Path) -> list[str]:

@@ -22,7 +22,7 @@ from support.wait import PATIENCE_S
 TERPD = Path(sys.executable).parent / "terpd"
 ALL_SCOPES = ("sandboxes:read", "sandboxes:write")
 TEMPLATES_HOME = "/var/lib/terp"  # where `make test` builds templates, unless TERP_HOME says otherwise
-TEMPLATES = ("debian-12", "python-3.12-bare", "node-22")
+TEMPLATES = ("debian-12", "python-3.12-bare", "node-22", "code-interpreter")
 _STOP_S = 60.0
 
 

@@ -4,6 +4,7 @@ Run one case with the published client, inside the client's own environment: `py
 A case is a public function of a module beside this one. It names what it needs by its parameters:
     sandbox   a running debian-12 sandbox that other cases use too
     fresh     one of its own, terminated afterwards
+    interpreter  one of its own with code kernels, terminated afterwards
     keys      API keys by what they may do
     tight     URL and keys of three tenants of a second server: room for two machines, one live sandbox a tenant
     server    URL and key of the server, for requests that the client does not make: previews
@@ -34,6 +35,8 @@ def main() -> None:
                 arguments[name] = Sandbox.get(context["sandbox"])
             elif name == "fresh":
                 arguments[name] = stack.enter_context(Sandbox.create(template="debian-12"))
+            elif name == "interpreter":
+                arguments[name] = stack.enter_context(Sandbox.create(template="code-interpreter"))
             else:
                 arguments[name] = context[name]
         json.dump(function(**arguments), sys.stdout)

@@ -1,7 +1,7 @@
 """
 Every public call of the client once, with how it ends: the published surface against what this server offers.
 
-Calls on things that cannot be made yet (a volume) are sent with a made-up id of the right form.
+What a call needs, such as a volume, is made for it and removed again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import orkestr
 from orkestr import BackgroundCommand, CodeContext, OrkestrError, Sandbox, Snapshot, Volume, Webhook
@@ -22,8 +23,9 @@ def _command(sbx: Sandbox) -> BackgroundCommand:
     return command
 
 
-def _context(sbx: Sandbox) -> CodeContext:
-    return CodeContext._from_response({"context_id": "other"}, sbx)
+def _with_kernels(act: Callable[[Sandbox], object]) -> None:
+    with Sandbox.create(template="code-interpreter") as sbx:
+        act(sbx)
 
 
 def _create(**options: Any) -> None:
@@ -33,6 +35,16 @@ def _create(**options: Any) -> None:
 def _with_network(act: Callable[[Sandbox], object]) -> None:
     with Sandbox.create(template="debian-12", network="restricted", preview_auth=True) as sbx:
         act(sbx)
+
+
+def _volume() -> str:
+    return Volume.create(f"call {uuid4()}", size_gb=0.25).id
+
+
+def _with_volume(act: Callable[[str], object]) -> None:
+    volume_id = _volume()
+    act(volume_id)
+    Volume.delete(volume_id)
 
 
 def _paused() -> Sandbox:
@@ -60,7 +72,7 @@ CALLS: dict[str, Callable[[Sandbox], object]] = {
     "Sandbox.create(on_timeout=pause)": lambda _: _create(on_timeout="pause"),
     "Sandbox.create(auto_resume)": lambda _: _create(auto_resume=True),
     "Sandbox.create(preview_auth)": lambda _: _create(preview_auth=True),
-    "Sandbox.create(volume)": lambda _: _create(volume="data"),
+    "Sandbox.create(volume)": lambda _: _with_volume(lambda volume_id: _create(volume=volume_id)),
     "Sandbox.create(snapshot)": _create_from_snapshot,
     "Sandbox.get": lambda sbx: Sandbox.get(sbx.id),
     "Sandbox.limits": lambda _: Sandbox.limits(),
@@ -78,10 +90,10 @@ CALLS: dict[str, Callable[[Sandbox], object]] = {
     "Sandbox.exec(background)": lambda sbx: sbx.exec("true", background=True),
     "Sandbox.exec_stream": lambda sbx: list(sbx.exec_stream("true")),
     "Sandbox.commands": lambda sbx: sbx.commands(),
-    "Sandbox.run_code": lambda sbx: sbx.run_code("1"),
-    "Sandbox.run_code_stream": lambda sbx: list(sbx.run_code_stream("1")),
-    "Sandbox.create_code_context": lambda sbx: sbx.create_code_context(),
-    "Sandbox.code_contexts": lambda sbx: sbx.code_contexts(),
+    "Sandbox.run_code": lambda _: _with_kernels(lambda sbx: sbx.run_code("1")),
+    "Sandbox.run_code_stream": lambda _: _with_kernels(lambda sbx: list(sbx.run_code_stream("1"))),
+    "Sandbox.create_code_context": lambda _: _with_kernels(lambda sbx: sbx.create_code_context()),
+    "Sandbox.code_contexts": lambda _: _with_kernels(lambda sbx: sbx.code_contexts()),
     "Files.write": lambda sbx: sbx.files.write("/tmp/call", "x"),
     "Files.write_bytes": lambda sbx: sbx.files.write_bytes("/tmp/call", b"x"),
     "Files.read": lambda sbx: sbx.files.read("/tmp/call"),
@@ -100,17 +112,17 @@ CALLS: dict[str, Callable[[Sandbox], object]] = {
     "BackgroundCommand.kill": lambda sbx: _command(sbx).kill(),
     "BackgroundCommand.logs": lambda sbx: _command(sbx).logs(),
     "BackgroundCommand.stream": lambda sbx: list(_command(sbx).stream()),
-    "CodeContext.run_code": lambda sbx: _context(sbx).run_code("1"),
-    "CodeContext.restart": lambda sbx: _context(sbx).restart(),
-    "CodeContext.remove": lambda sbx: _context(sbx).remove(),
+    "CodeContext.run_code": lambda _: _with_kernels(lambda sbx: sbx.create_code_context().run_code("1")),
+    "CodeContext.restart": lambda _: _with_kernels(lambda sbx: sbx.create_code_context().restart()),
+    "CodeContext.remove": lambda _: _with_kernels(lambda sbx: sbx.create_code_context().remove()),
     "Snapshot.list": lambda _: Snapshot.list(),
     "Snapshot.get": lambda sbx: Snapshot.delete(Snapshot.get(sbx.snapshot().id).id),
     "Snapshot.delete": lambda _: Snapshot.delete(f"snap_{_ULID}"),
-    "Volume.create": lambda _: Volume.create("data"),
-    "Volume.update": lambda _: Volume.update(f"vol_{_ULID}", max_lifetime_days=1),
-    "Volume.move": lambda _: Volume.move(f"vol_{_ULID}", "elsewhere"),
+    "Volume.create": lambda _: Volume.delete(_volume()),
+    "Volume.update": lambda _: _with_volume(lambda volume_id: Volume.update(volume_id, max_lifetime_days=1)),
+    "Volume.move": lambda _: _with_volume(lambda volume_id: Volume.move(volume_id, "local")),
     "Volume.list": lambda _: Volume.list(),
-    "Volume.delete": lambda _: Volume.delete(f"vol_{_ULID}"),
+    "Volume.delete": lambda _: Volume.delete(_volume()),
     "Webhook.create": lambda _: Webhook.delete(_webhook()),
     "Webhook.list": lambda _: Webhook.list(),
     "Webhook.enable": lambda _: Webhook.delete(Webhook.enable(_webhook()).id),
