@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -202,3 +203,17 @@ async def test_changes_of_files(api: RunningApi, sandbox: AsyncSandbox) -> None:
         first = await anext(changes)
 
     assert (first.kind, first.path) == ("ready", "/workspace")
+
+
+async def test_directories(sandbox: AsyncSandbox, tmp_path: Path) -> None:
+    """What goes in comes out. The simulated guest keeps an archive as it came."""
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "in" / "sub" / "ä.bin").write_bytes(bytes(range(256)) * 4096)
+    (tmp_path / "in" / "link").symlink_to("sub")
+
+    sent = await sandbox.files.upload_dir(tmp_path / "in", "/workspace/new")
+    got = await sandbox.files.download_dir("/workspace/new/archive", tmp_path / "out")
+
+    assert sent.skipped == got.skipped == ()
+    assert (got.files, got.size) == (3, 1 << 20)
+    assert (tmp_path / "out" / "link" / "ä.bin").read_bytes() == bytes(range(256)) * 4096

@@ -115,7 +115,7 @@ def test_readme_s_examples_use_what_is_there(code: str) -> None:
         if isinstance(node, ast.ImportFrom) and node.module == "terp":
             assert {alias.name for alias in node.names} <= set(terp.__all__)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            assert node.func.attr in known | {"run", "open", "append"}
+            assert node.func.attr in known | {"run", "open", "append", "write_bytes", "date"}
 
 
 def test_only_httpx_is_needed() -> None:

@@ -295,36 +295,3 @@ class Sandbox(CommandCalls, CodeCalls, PtyCalls, NetworkCalls):
                 raise
             if hasattr(error, "add_note"):  # Python 3.11; the block's own error is the one to tell
                 error.add_note(f"{self.id} was not terminated, its lease will end it: {failure.detail}")
-
-    # ---- what the server said last ----
-
-    @property
-    def info(self) -> SandboxInfo:
-        return self._info
-
-    @property
-    def status(self) -> str:
-        return self._info.status
-
-    @property
-    def template(self) -> str:
-        return self._info.template
-
-    @property
-    def network(self) -> str:
-        return self._info.network
-
-    @property
-    def created_at(self) -> dt.datetime:
-        return self._info.created_at
-
-    @property
-    def expires_at(self) -> dt.datetime:
-        return self._info.expires_at
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        return self._info.metadata
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id} {self.status}>"
