@@ -12,6 +12,7 @@ import structlog
 from terpd.control.alarm import Alarm
 from terpd.control.at_work import AtWork
 from terpd.control.awake import Awake
+from terpd.control.builds import Builds
 from terpd.control.clock import Clock, SystemClock
 from terpd.control.code import Code
 from terpd.control.collect import Collector
@@ -100,6 +101,7 @@ class Services:
         self.webhooks = Webhooks(store, courier, keys, clock)
         self.deliveries = Deliveries(store, courier, keys, clock)
         self.usage = UsageMeter(store, node, clock)
+        self.builds = Builds(store, node, clock)
         self.reconcile = Reconcile(store, node, policy, clock, alarm, at_work, collector, shielded, networks)
 
     @contextlib.asynccontextmanager
@@ -127,6 +129,7 @@ class Services:
                 ("deliveries", self.deliveries.run),
                 ("delivery_pruning", self.deliveries.run_pruning),
                 ("usage", self.usage.run),
+                ("builds", self.builds.run),
             )
         ]
         try:
