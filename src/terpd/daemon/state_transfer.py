@@ -61,6 +61,8 @@ class Record(BaseModel):
             sandbox = self.sandbox
             if sandbox.status is not Status.PAUSED or sandbox.state_id is None or sandbox.sealed_key is None:
                 raise StateConflict(f"Sandbox {sandbox.id} is {sandbox.status}; pause it first")
+            if sandbox.volume is not None:
+                raise StateConflict(f"Sandbox {sandbox.id} has the volume {sandbox.volume}, which stays on this server")
             return sandbox.id, sandbox.state_id, sandbox.sealed_key
         if self.snapshot is not None:
             snapshot = self.snapshot
