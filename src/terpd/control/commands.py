@@ -35,6 +35,8 @@ from terpd.model.ports import Node, Store
 DURING = "while its commands were in use"
 TODO = "resume it and try again"
 
+_READS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class BackgroundCommand:
@@ -117,10 +119,14 @@ class Commands:
         """
         check_offset(offset)
         async with self._running(tenant, sandbox_id):
-            page = await self._node.read_log(sandbox_id, exec_id, offset, MAX_LOG_READ_BYTES)
-        if page.first_offset > offset:
-            raise dropped(page)
-        return page
+            for _ in range(_READS):
+                page = await self._node.read_log(sandbox_id, exec_id, offset, MAX_LOG_READ_BYTES)
+                if page.first_offset > offset:
+                    raise dropped(page)
+                if page.data or offset >= page.size:
+                    return page
+                # It was dropped while it was being sent: asked again, the guest says from where there is more.
+        raise GuestFault("The guest's log has no bytes where it says that there are some")
 
     async def follow(
         self, tenant: TenantId, sandbox_id: SandboxId, exec_id: ExecId, offset: int, timeout_s: int
