@@ -244,7 +244,7 @@ mod tests {
                 });
             }
             let piece = 8 * 1024;
-            while log.span().end < 50 * FILE_BYTES {
+            while log.span().end < 20 * FILE_BYTES {
                 log.append(&counting(log.span().end, piece));
             }
             over.store(true, Ordering::SeqCst);
