@@ -26,12 +26,18 @@ template-%: setup
 
 templates: $(addprefix template-,$(TEST_TEMPLATES))  ## build the templates that the tests use
 
-test: templates  ## set up, build the test templates, run every test
+test: templates js-package  ## set up, build the test templates, run every test
 	cargo test --workspace --locked
 	@tools/test
 
-vm: templates  ## run the tests that boot machines
+vm: templates js-package  ## run the tests that boot machines
 	$(PYTHON) -m pytest -m vm
+
+js-package:
+	@tools/setup js
+
+js: js-package  ## build, lint and test the JavaScript SDK; what needs machines is in make vm
+	cd clients/js && npm run lint && npm test
 
 soak: templates  ## 200 random operations on several sandboxes, the server killed again and again
 	TERP_SOAK_CYCLES=$${TERP_SOAK_CYCLES:-200} $(PYTHON) -m pytest tests/fault/test_soak.py
@@ -39,7 +45,7 @@ soak: templates  ## 200 random operations on several sandboxes, the server kille
 bench: templates  ## measure each path against its floor
 	$(PYTHON) -m bench
 
-check: setup  ## format, lint, types, import directions, generated files
+check: setup js-package  ## format, lint, types, import directions, generated files
 	@tools/setup lint
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -50,11 +56,12 @@ check: setup  ## format, lint, types, import directions, generated files
 	$(PYTHON) tools/proto.py --check
 	$(PYTHON) tools/sync.py --check
 	$(PYTHON) tools/openapi.py --check
+	cd clients/js && npm run lint
 
 lock: setup  ## renew the locked packages of the templates and of the set-up
 	@tools/lock
 
 clean:  ## remove what was built here; templates stay
-	rm -rf target .venv .venvs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf clients/js/dist clients/js/node_modules target .venv .venvs .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup quickstart serve templates test vm soak bench check lock clean
+.PHONY: help setup quickstart serve templates test vm js js-package soak bench check lock clean

@@ -38,7 +38,7 @@ async function* packFile(local: string, entry: Entry): AsyncGenerator<Uint8Array
     const { size } = await file.stat();
     yield writeHeader({ ...entry, size });
     for (let left = size; left > 0; ) {
-      const { bytesRead, buffer } = await file.read(new Uint8Array(Math.min(left, CHUNK_BYTES)));
+      const { bytesRead, buffer } = await file.read(new Uint8Array(Math.min(left, CHUNK_BYTES)), 0, null, null);
       if (bytesRead === 0) throw new Error(`It has become shorter while it was read: ${local}`);
       left -= bytesRead;
       yield buffer.subarray(0, bytesRead);
