@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
-from terp import AsyncSandbox, AsyncTerp
+from terp import AsyncSandbox, AsyncTerp, AsyncVolume
 
 from bench import raw_channel
 from bench.bare import bare_clone, full_save_ms, private_mib
@@ -55,6 +55,7 @@ class Bench:
         with server() as cold:
             async with self._client(cold) as client:
                 rows.append(await self._create(client))
+                rows.append(await self._create_with_volume(client))
                 rows.append(await self._exec(client))
                 rows.append(await self._throughput(client))
                 rows.append(await self._memory(client, cold))
@@ -89,6 +90,25 @@ class Bench:
                 floors.append(floor)
                 values.append(value)
         return at_most(1.3, "create, no pool ÷ bare QEMU restore to first answer", values, floors, "ms")
+
+    async def _create_with_volume(self, client: AsyncTerp) -> Row:
+        """The guest takes a device anew and mounts a file system: kernel code that every new machine translates."""
+        volume = await AsyncVolume.create("bench", 0.5, client=client)
+        floors, values = [], []
+        for number in range(self._rounds + 1):
+            began = time.monotonic()
+            without = await self._new(client)
+            floor = (time.monotonic() - began) * 1000
+            await without.terminate()
+            began = time.monotonic()
+            sandbox = await AsyncSandbox.create(template=self._template, volume=volume, client=client)
+            value = (time.monotonic() - began) * 1000
+            await sandbox.terminate()
+            if number:  # the first one makes the volume's disk
+                floors.append(floor)
+                values.append(value)
+        await volume.delete()
+        return at_most(5, "create with a volume ÷ create without", values, floors, "ms")
 
     async def _create_from_pool(self, client: AsyncTerp, at: Server) -> Row:
         values, floors = [], []

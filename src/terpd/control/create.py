@@ -251,7 +251,7 @@ class CreateSandbox:
     async def _start_with_new_volume(
         self, planned: PlannedSandbox, volume: Volume, idempotency: Idempotency | None
     ) -> Sandbox:
-        """Record the volume first. A create that fails takes it away again."""
+        """Record the volume first. A create that fails takes it away again, unless somebody has begun to use it."""
         try:
             await self._volumes.add(volume)
         except AlreadyExists:  # another create was faster, and made it
@@ -262,7 +262,7 @@ class CreateSandbox:
         try:
             return await self._start(replace(planned, new_volume=None), idempotency)
         except Exception as error:
-            await undo(error, self._volumes.drop(volume))
+            await undo(error, self._volumes.end(volume))
             raise
 
     async def _confirm(self, sandbox: Sandbox) -> Sandbox:

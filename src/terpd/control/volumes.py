@@ -41,6 +41,7 @@ from terpd.model.webhook import Event, EventType
 from terpd.sealing.keyring import KeyRing
 
 SWEEP_S = 60.0
+COLLECT_S = 20.0  # of a start, for what only saves room
 
 _log = structlog.get_logger(__name__)
 
@@ -85,11 +86,9 @@ class Volumes:
         return volume
 
     async def list(self, tenant: TenantId) -> Sequence[Volume]:
-        """Newest first."""
         return await self._store.list_volumes(tenant)
 
     async def get(self, tenant: TenantId, volume_id: VolumeId) -> Volume:
-        """Raises VolumeNotFound."""
         return await self._store.get_volume(tenant, volume_id)
 
     async def set_lifetime(self, tenant: TenantId, volume_id: VolumeId, lifetime: Lifetime) -> Volume:
@@ -102,12 +101,9 @@ class Volumes:
         """
         check_lifetime_of_volume(lifetime)
         volume = await self._store.get_volume(tenant, volume_id)
+        end = lifetime.end(volume.created_at)
         return await self._store.set_volume_lifetime(
-            tenant,
-            volume_id,
-            days=lifetime.days,
-            hours=lifetime.hours,
-            expires_at=lifetime.end(volume.created_at),
+            tenant, volume_id, days=lifetime.days, hours=lifetime.hours, expires_at=end
         )
 
     async def move(self, tenant: TenantId, volume_id: VolumeId, region: str) -> Volume:
@@ -140,7 +136,7 @@ class Volumes:
             volume = await self._store.get_volume(tenant, volume_id)
         except VolumeNotFound:
             return
-        if await self._end(volume) is None:
+        if await self.end(volume) is None:
             raise why_not_free(await self._store.get_volume(tenant, volume_id))
 
     # ---- for sandboxes that are created with one -------------------------------------------------
@@ -193,10 +189,6 @@ class Volumes:
         """Record a new one. Raises AlreadyExists, PlanLimit."""
         await self._store.add_volume(volume, max_volumes=self._policy.max_volumes)
 
-    async def drop(self, volume: Volume) -> None:
-        """Delete one that was made for a create that failed, unless somebody else has begun to use it."""
-        await self._end(volume)
-
     def ref(self, volume: Volume) -> VolumeRef:
         """Raises StateMismatch: its key is destroyed, or cannot be unwrapped."""
         if volume.sealed_key is None:
@@ -223,9 +215,10 @@ class Volumes:
                 await self._stay(volume)
         keep = {volume.id for volume in found if volume.status is not VolumeStatus.DELETING}
         try:
-            await self._node.collect_volumes(keep)
-        except TerpError as error:  # the artifact store is away; the next start tries again
-            _log.warning("volumes_not_collected", error=error.code, context=error.context)
+            async with asyncio.timeout(COLLECT_S):
+                await self._node.collect_volumes(keep)
+        except (TerpError, TimeoutError) as error:  # the artifact store is away; the next start tries again
+            _log.warning("volumes_not_collected", error=str(error))
 
     async def run(self) -> None:
         """Delete those whose lifetime is over, and finish deletions, until cancelled."""
@@ -243,7 +236,7 @@ class Volumes:
                 await self._finish(volume.id)
             elif volume.attached_to is None and self._is_over(volume):
                 event = self._event(EventType.VOLUME_EXPIRED, volume)
-                if await self._end(volume, event) is not None:
+                if await self.end(volume, event) is not None:
                     _log.info("volume_expired", volume=volume.id, tenant=volume.tenant)
 
     # ---- inside ----------------------------------------------------------------------------------
@@ -276,7 +269,7 @@ class Volumes:
             volume.id, VolumeStatus.AVAILABLE, expected=VolumeStatus.MOVING, at=self._clock.now()
         )
 
-    async def _end(self, volume: Volume, event: Event | None = None) -> Volume | None:
+    async def end(self, volume: Volume, event: Event | None = None) -> Volume | None:
         """Destroy the key of one that nobody holds; its files go in the background. None: it is in use."""
         now = self._clock.now()
         for expected in (VolumeStatus.AVAILABLE, VolumeStatus.STORED):

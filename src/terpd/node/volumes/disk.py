@@ -62,7 +62,8 @@ def format_disk(path: Path, *, size_mib: int, secret: bytes) -> None:
         extended = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"
         options = ["-t", "ext4", "-F", "-b", "4096", "-I", "256", "-m", "0", "-e", "remount-ro", "-O", _FEATURES]
         _run(["mke2fs", "-q", *options, "-E", extended, plain.name])
-        target = f"driver=qcow2,file.filename={path},encrypt.key-secret=luks"
+        name = str(path).replace(",", ",,")  # as QEMU's options want it
+        target = f"driver=qcow2,file.filename={name},encrypt.key-secret=luks"
         _run(
             [
                 *("qemu-img", "convert", "-n", *_object(passphrase), "--target-image-opts"),
