@@ -35,7 +35,7 @@ _BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", 
     operation_id="presign_download",
     summary="Make a URL to download a file",
     response_model=PresignedBody,
-    responses=errors(404, 409, 422),
+    responses=errors(400, 404, 409, 413, 422, 503),
 )
 async def presign_download(
     caller: Reader, services: GivenServices, sandbox_id: GivenSandboxId, body: PresignBody, request: Request
@@ -49,7 +49,7 @@ async def presign_download(
     operation_id="presign_upload",
     summary="Make a URL to upload a file",
     response_model=PresignedBody,
-    responses=errors(404, 409, 422),
+    responses=errors(400, 404, 409, 413, 422, 503),
 )
 async def presign_upload(
     caller: Writer, services: GivenServices, sandbox_id: GivenSandboxId, body: PresignBody, request: Request
