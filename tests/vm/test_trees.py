@@ -119,7 +119,8 @@ class Watcher:
         self.events: list[dict[str, Any]] = []
         self._came = threading.Condition()
         self._answer = http.stream("GET", files(sandbox, "watch"), params={"path": path, "recursive": "true"})
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reading = threading.Thread(target=self._read, daemon=True)
+        self.reading.start()
 
     def _read(self) -> None:
         with self._answer as answer:
@@ -142,7 +143,7 @@ class Watcher:
 
 
 def test_changes_are_seen(shared: Sandbox, http: httpx.Client) -> None:
-    """What commands and calls do to files is told, in directories that come later too, and across a snapshot."""
+    """What commands and calls do is told, in directories that come later too and across a snapshot, to the end."""
     shared.files.mkdir("/workspace/watched")
     watcher = Watcher(http, shared, "/workspace/watched")
     watcher.expect("ready", "/workspace/watched")
@@ -162,3 +163,8 @@ def test_changes_are_seen(shared: Sandbox, http: httpx.Client) -> None:
     shared.files.write("/workspace/watched/after", "x")
     watcher.expect("created", "/workspace/watched/after")
     http.delete(f"/v1/sandboxes/snapshots/{snapshot}").raise_for_status()
+
+    shared.exec("rm -r watched").check()
+    watcher.expect("removed", "/workspace/watched")
+    watcher.reading.join(timeout=60)
+    assert not watcher.reading.is_alive(), "what is gone is not watched any more"

@@ -10,13 +10,12 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timest
 use rustix::io::Errno;
 
 use crate::fault::Fault;
+use crate::files::inflow::Inflow;
 use crate::files::place::WriteRoots;
-use crate::files::tar::{self, Block, Entry, Kind, BLOCK_BYTES};
+use crate::files::tar::{self, Entry, Kind, BLOCK_BYTES};
 use crate::proto::{reply, FileExtract, FileWritten};
 use crate::wire::call::{Call, Stop};
 
-/// Longest records or name that stand before an entry. Linux has no paths above 4 KiB.
-const MAX_RECORD_BYTES: u64 = 64 * 1024;
 /// Directories whose times are set when all is there; those of more are when they were made.
 const MAX_TIMED: usize = 16_384;
 /// What is in the way of an entry is removed; a program that puts it there again and again wins.
@@ -24,7 +23,7 @@ const ATTEMPTS: usize = 8;
 
 pub(crate) fn extract(roots: &WriteRoots, call: &Call, ask: &FileExtract) -> Result<(), Stop> {
     let base = Arc::new(roots.directory(&ask.path, true)?);
-    let mut inflow = Inflow { call, piece: Vec::new(), at: 0 };
+    let mut inflow = Inflow::new(call);
     let mut target = Target { base, parent: None, timed: Vec::new(), files: 0, size: 0 };
     while let Some(entry) = next_entry(&mut inflow)? {
         target.make(&mut inflow, &entry)?;
@@ -252,95 +251,4 @@ fn times(modified: i64) -> Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: modified, tv_nsec: 0 },
     }
-}
-
-/// The host's bytes, taken as they are needed.
-struct Inflow<'a> {
-    call: &'a Call,
-    piece: Vec<u8>,
-    /// Taken of the piece.
-    at: usize,
-}
-
-impl Inflow<'_> {
-    /// Some bytes, at least one and at most *most*.
-    fn some(&mut self, most: u64) -> Result<&[u8], Stop> {
-        if self.at >= self.piece.len() {
-            let ended = || Fault::invalid("the tar stream ends early");
-            self.piece = self.call.next_data()?.ok_or_else(ended)?;
-            self.at = 0;
-        }
-        let start = self.at;
-        let left = self.piece.len() - start;
-        self.at += usize::try_from(most).unwrap_or(left).min(left);
-        Ok(self.piece.get(start..self.at).unwrap_or_default())
-    }
-
-    fn block(&mut self) -> Result<Block, Stop> {
-        let mut block = [0; BLOCK_BYTES];
-        let mut filled = 0;
-        while filled < BLOCK_BYTES {
-            let some = self.some((BLOCK_BYTES - filled) as u64)?;
-            for (target, byte) in block.iter_mut().skip(filled).zip(some) {
-                *target = *byte;
-            }
-            filled += some.len();
-        }
-        Ok(block)
-    }
-
-    /// The content of an entry that is about another one.
-    fn record(&mut self, entry: &Entry) -> Result<Vec<u8>, Stop> {
-        if entry.size > MAX_RECORD_BYTES {
-            return Err(Fault::invalid("the tar stream has a name or header that is too long").into());
-        }
-        let mut record = Vec::new();
-        let mut left = entry.size;
-        while left > 0 {
-            let some = self.some(left)?;
-            left -= some.len() as u64;
-            record.extend_from_slice(some);
-        }
-        self.pass(padding(entry.size))?;
-        Ok(record)
-    }
-
-    fn skip(&mut self, entry: &Entry) -> Result<(), Stop> {
-        // Links may tell the size of what they link to, and have no content all the same.
-        if matches!(entry.kind, Kind::HardLink | Kind::Symlink | Kind::Directory) {
-            return Ok(());
-        }
-        self.pass(entry.size)?;
-        self.pass(padding(entry.size))
-    }
-
-    fn pass(&mut self, mut left: u64) -> Result<(), Stop> {
-        while left > 0 {
-            left -= self.some(left)?.len() as u64;
-        }
-        Ok(())
-    }
-
-    /// Writes an entry's content to *file*; returns its size.
-    fn copy(&mut self, entry: &Entry, file: &OwnedFd, shown: &str) -> Result<u64, Stop> {
-        let mut left = entry.size;
-        while left > 0 {
-            let mut some = self.some(left)?;
-            left -= some.len() as u64;
-            while !some.is_empty() {
-                match rustix::io::write(file, some) {
-                    Ok(count) => some = some.get(count..).unwrap_or_default(),
-                    Err(Errno::INTR) => {}
-                    Err(errno) => return Err(Fault::os(errno, shown).into()),
-                }
-            }
-        }
-        self.pass(padding(entry.size))?;
-        Ok(entry.size)
-    }
-}
-
-fn padding(size: u64) -> u64 {
-    let block = BLOCK_BYTES as u64;
-    (block - size % block) % block
 }

@@ -2,7 +2,9 @@
 
 pub(crate) mod archive;
 pub(crate) mod change;
+mod events;
 pub(crate) mod extract;
+mod inflow;
 pub(crate) mod list;
 pub(crate) mod place;
 pub(crate) mod read;

@@ -4,7 +4,7 @@
 //! through for what was in it before. Where the host is behind, what would be told is kept up to a bound; beyond that,
 //! and where the kernel had to drop something, OVERFLOW stands for all of it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -18,17 +18,13 @@ use rustix::io::Errno;
 
 use crate::fault::Fault;
 use crate::files::check_path;
-use crate::files::write::TEMPORARY_PREFIX;
+use crate::files::events::{is_temporary, Events, MAX_QUEUE};
 use crate::proto::file_event::Kind;
-use crate::proto::{reply, FileEvent, FileWatch};
+use crate::proto::FileWatch;
 use crate::wire::call::{Bell, Call, Stop};
 
 /// Directories watched at once (agent.proto).
 const MAX_DIRECTORIES: usize = 8192;
-/// Events kept for a host that is behind.
-const MAX_QUEUE: usize = 2048;
-/// What each event costs of the stream's credit besides its paths (agent.proto).
-const EVENT_CREDIT: usize = 256;
 /// The two halves of a move come together, unless the other half is not watched.
 const HALF_MOVE_NS: i64 = 20_000_000;
 
@@ -56,16 +52,15 @@ pub(crate) fn watch(call: &Call, ask: &FileWatch) -> Result<(), Stop> {
         call,
         inotify,
         recursive,
-        only,
         device: found.st_dev,
         directories: HashMap::new(),
         half: None,
         scanned: HashSet::new(),
-        queue: VecDeque::new(),
+        events: Events::new(only),
         over: false,
     };
     watch.begin(&top)?;
-    watch.tell(Kind::Ready, &whole, is_dir, None);
+    watch.events.tell(Kind::Ready, &whole, is_dir, None);
     watch.serve(&top)
 }
 
@@ -88,15 +83,13 @@ struct Watch<'a> {
     call: &'a Call,
     inotify: OwnedFd,
     recursive: bool,
-    /// The one name in the directory that counts.
-    only: Option<OsString>,
     /// Other file systems are not entered: /proc has no end.
     device: u64,
     directories: HashMap<i32, PathBuf>,
     half: Option<Half>,
     /// Told of by looking through a new directory; the kernel may have noted their creation as well.
     scanned: HashSet<PathBuf>,
-    queue: VecDeque<FileEvent>,
+    events: Events,
     /// The directory itself is gone.
     over: bool,
 }
@@ -118,8 +111,8 @@ impl Watch<'_> {
                 return Err(Stop::Lost);
             }
             self.read(top)?;
-            self.send()?;
-            if self.over && self.queue.is_empty() {
+            self.events.send(self.call)?;
+            if self.over && self.events.is_empty() {
                 return Ok(());
             }
             self.wait(&bell)?;
@@ -134,7 +127,7 @@ impl Watch<'_> {
                 if let Some(half) = self.half.take() {
                     self.gone(&half);
                 }
-                self.send()
+                self.events.send(self.call)
             }
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(Fault::os(errno, "cannot wait for changes").into()),
@@ -191,7 +184,7 @@ impl Watch<'_> {
             }
         }
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-            self.overflow();
+            self.events.overflow();
             self.directories.clear();
             self.inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
                 .map_err(|errno| Fault::os(errno, "cannot watch files"))?;
@@ -208,8 +201,8 @@ impl Watch<'_> {
             let ends = ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT;
             if directory == top && flags.intersects(ends) && !self.over {
                 self.over = true;
-                let lost = self.only.clone().map_or_else(|| top.to_owned(), |name| top.join(name));
-                self.tell(Kind::Removed, &lost, self.only.is_none(), None);
+                let lost = self.events.only.clone().map_or_else(|| top.to_owned(), |name| top.join(name));
+                self.events.tell(Kind::Removed, &lost, self.events.only.is_none(), None);
             }
             return Ok(false);
         };
@@ -223,14 +216,14 @@ impl Watch<'_> {
         let flags = happening.flags;
         if flags.contains(ReadFlags::CREATE) {
             if !self.scanned.remove(path) {
-                self.tell(Kind::Created, path, is_dir, None);
+                self.events.tell(Kind::Created, path, is_dir, None);
                 self.enter(path, is_dir)?;
             }
         } else if flags.intersects(ReadFlags::MODIFY | ReadFlags::ATTRIB) {
-            self.tell(Kind::Modified, path, is_dir, None);
+            self.events.tell(Kind::Modified, path, is_dir, None);
         } else if flags.contains(ReadFlags::DELETE) {
             self.scanned.remove(path);
-            self.tell(Kind::Removed, path, is_dir, None);
+            self.events.tell(Kind::Removed, path, is_dir, None);
         } else if flags.contains(ReadFlags::MOVED_FROM) {
             self.scanned.remove(path);
             self.half = Some(Half { cookie: happening.cookie, path: path.to_owned(), is_dir });
@@ -238,11 +231,11 @@ impl Watch<'_> {
             match self.half.take() {
                 Some(half) if !is_temporary(&half.path) => {
                     self.rename(&half.path, path);
-                    self.tell(Kind::Moved, path, is_dir, Some(&half.path));
+                    self.events.tell(Kind::Moved, path, is_dir, Some(&half.path));
                 }
                 _ if self.scanned.remove(path) => {}
                 _ => {
-                    self.tell(Kind::Created, path, is_dir, None);
+                    self.events.tell(Kind::Created, path, is_dir, None);
                     self.enter(path, is_dir)?;
                 }
             }
@@ -252,7 +245,7 @@ impl Watch<'_> {
 
     /// The other half of that move is not watched.
     fn gone(&mut self, half: &Half) {
-        self.tell(Kind::Removed, &half.path, half.is_dir, None);
+        self.events.tell(Kind::Removed, &half.path, half.is_dir, None);
         if half.is_dir {
             let below = |path: &Path| path.starts_with(&half.path);
             let left: Vec<i32> = self.directories.iter().filter(|(_, path)| below(path)).map(|(wd, _)| *wd).collect();
@@ -334,7 +327,7 @@ impl Watch<'_> {
                 let found = path.join(OsStr::from_bytes(name));
                 let is_dir = entry.file_type().is_dir();
                 if telling {
-                    self.tell(Kind::Created, &found, is_dir, None);
+                    self.events.tell(Kind::Created, &found, is_dir, None);
                     if self.scanned.len() < MAX_QUEUE {
                         self.scanned.insert(found.clone());
                     }
@@ -346,63 +339,8 @@ impl Watch<'_> {
         }
         Ok(())
     }
-
-    // ---- to the host ----
-
-    fn tell(&mut self, kind: Kind, path: &Path, is_dir: bool, from: Option<&Path>) {
-        let counts = |path: &Path| self.only.is_none() || path.file_name() == self.only.as_deref();
-        if kind != Kind::Ready && (is_temporary(path) || !counts(path)) {
-            // The one file that counts has got another name.
-            if let Some(from) = from.filter(|from| self.only.is_some() && counts(from)) {
-                let from = from.to_owned();
-                self.tell(Kind::Removed, &from, is_dir, None);
-            }
-            return;
-        }
-        let event = FileEvent {
-            kind: kind.into(),
-            path: path.to_string_lossy().into_owned(),
-            moved_from: from.map(|from| from.to_string_lossy().into_owned()).unwrap_or_default(),
-            is_dir,
-        };
-        // A program that writes in small pieces changes its file all the time.
-        if kind == Kind::Modified && self.queue.back() == Some(&event) {
-            return;
-        }
-        if self.queue.len() >= MAX_QUEUE {
-            return self.overflow();
-        }
-        self.queue.push_back(event);
-    }
-
-    /// All that is not told yet is replaced by saying that there was more.
-    fn overflow(&mut self) {
-        self.queue.retain(|event| event.kind() == Kind::Ready);
-        self.queue.push_back(FileEvent { kind: Kind::Overflow.into(), ..FileEvent::default() });
-    }
-
-    /// Sends as far as credit goes.
-    fn send(&mut self) -> Result<(), Stop> {
-        while let Some(event) = self.queue.front() {
-            let cost = EVENT_CREDIT + event.path.len() + event.moved_from.len();
-            if self.call.credit(cost)? < cost {
-                return Ok(());
-            }
-            // Before it is sent: the host may give it back at once.
-            self.call.spend(cost);
-            if let Some(event) = self.queue.pop_front() {
-                self.call.reply(reply::Kind::FileEvent(event))?;
-            }
-        }
-        Ok(())
-    }
 }
 
 fn too_many() -> Fault {
     Fault::exhausted(format!("more than {MAX_DIRECTORIES} directories to watch; watch fewer, or without `recursive`"))
-}
-
-/// What `write` makes a file from.
-fn is_temporary(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_bytes().starts_with(TEMPORARY_PREFIX.as_bytes()))
 }
