@@ -99,15 +99,31 @@ def test_ps_shows_nothing_that_steers_the_terminal(wire, terp, play) -> None:
 
 def test_logs_come_in_pages(wire, terp, play) -> None:
     """From the first byte that is kept, to the last there is."""
+    logs = f"GET /v1/sandboxes/{ID}/commands/cmd_1/logs"
+    dropped = {"detail": "gone", "code": "log_dropped", "first_offset": 5}
     play(
         ("GET ", wire.sandbox),
         ("GET ", COMMAND),
-        ("GET /v1/sandboxes/" + ID + "/commands/cmd_1/logs?offset=0 ", {"content": "a", "size": 4, "truncated": False}),
-        ("GET /v1/sandboxes/" + ID + "/commands/cmd_1/logs?offset=0 ", {"content": "€", "size": 4, "truncated": True}),
-        ("GET /v1/sandboxes/" + ID + "/commands/cmd_1/logs?offset=3 ", {"content": "b", "size": 4, "truncated": False}),
+        (f"{logs}?offset=0 ", lambda peer: peer.reply(dropped, "410 Gone")),
+        (f"{logs}?offset=5 ", {"content": "€", "size": 9, "truncated": True}),
+        (f"{logs}?offset=8 ", {"content": "b", "size": 9, "truncated": False}),
     )
 
     assert terp("logs", ID, "cmd_1").stdout == "€b"
+
+
+def test_followed_log_begins_with_what_is_kept(wire, terp, play, events) -> None:
+    """Unless a place is given."""
+    dropped = {"detail": "gone", "code": "log_dropped", "first_offset": 5}
+    logs = f"GET /v1/sandboxes/{ID}/commands/cmd_1/logs?follow=true"
+    play(
+        ("GET ", wire.sandbox),
+        ("GET ", COMMAND),
+        (f"{logs}&offset=0&", lambda peer: peer.reply(dropped, "410 Gone")),
+        (f"{logs}&offset=5&", events(wire.chunk(b"kept", offset=5), wire.exited())),
+    )
+
+    assert terp("logs", "--follow", ID, "cmd_1").stdout == "kept"
 
 
 def test_followed_log_passes_the_code_on(wire, terp, play, events) -> None:

@@ -162,8 +162,8 @@ class Unpacker:
 
     def _run(self) -> None:
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
             with tarfile.open(fileobj=self, mode="r|", tarinfo=_Member, errorlevel=1) as archive:  # type: ignore[call-overload]  # `read` is all it needs
+                self._root.mkdir(parents=True, exist_ok=True)
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # it would keep all of them
                     self._unpack(archive, member)

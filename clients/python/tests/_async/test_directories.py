@@ -118,7 +118,9 @@ async def test_missing_directory(server, files, tmp_path):
     server.reply(404, {"detail": "no such", "code": "file_not_found"})
 
     with pytest.raises(FileNotFound):
-        await files.download_dir("/nowhere", tmp_path)
+        await files.download_dir("/nowhere", tmp_path / "new")
+
+    assert not (tmp_path / "new").exists()
 
 
 async def test_directory_goes_as_it_is(server, files, tmp_path):

@@ -119,7 +119,9 @@ def test_missing_directory(server, files, tmp_path):
     server.reply(404, {"detail": "no such", "code": "file_not_found"})
 
     with pytest.raises(FileNotFound):
-        files.download_dir("/nowhere", tmp_path)
+        files.download_dir("/nowhere", tmp_path / "new")
+
+    assert not (tmp_path / "new").exists()
 
 
 def test_directory_goes_as_it_is(server, files, tmp_path):

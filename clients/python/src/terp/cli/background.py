@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
-from terp import Command, ExecKilled, Exited, Sandbox, Stdout, TerpError
+from terp import Command, ExecEvent, ExecKilled, Exited, LogDropped, Sandbox, Stdout, TerpError
 from terp.cli import options
 from terp.cli.terminal import complain, tell, tell_json, tell_table, told, write
 
@@ -77,10 +79,9 @@ def logs(
     if as_json:
         tell_json(command.logs(offset))
         return
-    begin = command.logs().offset if offset is None else offset
     if follow:
-        raise typer.Exit(_follow(command, begin))
-    page = command.logs(begin)
+        raise typer.Exit(_follow(command, offset))
+    page = command.logs(offset)
     write(sys.stdout, page.content.encode())
     while page.truncated:
         page = command.logs(page.next_offset)
@@ -116,10 +117,10 @@ def kill(
         raise typer.Exit(1)
 
 
-def _follow(command: Command, offset: int) -> int:
+def _follow(command: Command, offset: int | None) -> int:
     code = 0
     try:
-        for event in command.stream(offset):
+        for event in _from(command, offset):
             if isinstance(event, Stdout):
                 write(sys.stdout, event.data)
             elif isinstance(event, Exited):
@@ -128,6 +129,18 @@ def _follow(command: Command, offset: int) -> int:
         complain(told(error))
         return 128 + error.signal if error.signal else 1
     return code
+
+
+def _from(command: Command, offset: int | None) -> Iterator[ExecEvent]:
+    """Without an offset, from the first that is kept."""
+    events = command.stream(offset or 0)
+    try:
+        first = next(events, None)
+    except LogDropped as error:
+        if offset is not None or error.first_offset is None:
+            raise
+        return command.stream(error.first_offset)
+    return iter(()) if first is None else itertools.chain([first], events)
 
 
 def _row(command: Command) -> tuple[str, ...]:

@@ -170,7 +170,8 @@ def _raw(terminal: int) -> Iterator[None]:
         tty.setraw(terminal)
         yield
     finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # it has been closed
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def _size() -> tuple[int, int]:
