@@ -34,6 +34,8 @@ ANSWER_S = 20.0
 ENDLESS = {"watch_files"}  # their answers end when the client goes
 CHECKS: list[CheckFunction] = [status_code_conformance, content_type_conformance, response_schema_conformance]
 
+schemathesis.serializer.alias("application/x-tar", "application/octet-stream")
+
 SCHEMA = schemathesis.openapi.from_dict(describe_app().openapi())
 OPERATIONS = {
     found.ok().definition.raw["operationId"]: found.ok()
