@@ -106,6 +106,15 @@ async def test_ranges(
     assert answer.headers["content-length"] == str(len(content))
 
 
+async def test_a_range_with_a_condition_is_the_whole_file(api: RunningApi, anyone: httpx.AsyncClient) -> None:
+    """Nothing says that the file is still the one whose part the client has."""
+    sandbox_id = await api.create()
+    await put_file(api, sandbox_id, "/workspace/f", b"0123456789")
+    headers = {"range": "bytes=5-", "if-range": '"etag"'}
+    answer = await anyone.get(await presigned(api, sandbox_id, "download", "/workspace/f"), headers=headers)
+    assert (answer.status_code, answer.content) == (200, b"0123456789")
+
+
 def test_ranges_of_nothing() -> None:
     """An empty file has no part, and no number is too large to be read."""
     assert parse_range("bytes=0-", 0) == Span(0, 0)

@@ -106,6 +106,7 @@ def test_network_settings() -> None:
             "TERP_ALLOW_ADDRESSES": "10.1.0.0/16",
             "TERP_DEFAULT_DOMAINS": "Example.COM,http://mirror.example",
             "TERP_PREVIEW_BASE": "Previews.Example",
+            "TERP_PUBLIC_URL": "https://terp.example/base/",
             "TERP_EGRESS_RETENTION_DAYS": "7",
         }
     )
@@ -115,6 +116,7 @@ def test_network_settings() -> None:
     assert upstream.allow_addresses == ("10.1.0.0/16",)
     assert upstream.default_domains == policy.default_domains == ("example.com", "http://mirror.example")
     assert (policy.preview_base, policy.egress_retention_days) == ("previews.example", 7)
+    assert policy.public_url == "https://terp.example/base"
     assert "hunter2" not in repr(config)
     assert load(environ={"TERP_DEFAULT_DOMAINS": ""}).policy().default_domains == ()
 
@@ -122,6 +124,8 @@ def test_network_settings() -> None:
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
+        ("TERP_PUBLIC_URL", "terp.example"),
+        ("TERP_PUBLIC_URL", "https://terp.example/?a"),
         ("TERP_UPSTREAM_PROXY", "https://proxy.example"),
         ("TERP_RESOLVERS", "dns.example"),
         ("TERP_ALLOW_ADDRESSES", "10.1.2.3/16"),
