@@ -19,10 +19,13 @@ import datetime as dt
 import socket
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from support.sandboxes import NOON
+from support.simulated_code import SimulatedCode
 from support.simulated_commands import SimulatedCommand, SimulatedCommands
+from terpd.model.code import CodeContext, CodeEvent, CodeRequest, Language
 from terpd.model.errors import (
     AlreadyExists,
     CapacityUnavailable,
@@ -127,7 +130,7 @@ class SimulatedNode:
     collecting, `volume_error` instead of storing or removing a volume, `state_error` instead of telling whether there
     is a state, `network_error` instead of setting a policy;
     `start_gate`, `capture_gate` and `network_gate` hold starts, captures and policies back while they are not set;
-    `usage` and `totals` are what machines use;
+    `usage` and `totals` are what machines use; `code` is what kernels show;
     `read_error_after` breaks a file read after so many bytes. What is written to a path in `swallowed` is only counted.
     `file_events` are what watchers are told; None ends that.
 
@@ -166,6 +169,7 @@ class SimulatedNode:
         self.stopped: list[SandboxId] = []
         self.collections: list[frozenset[StateId]] = []
         self.sent_bytes = 0
+        self.code = SimulatedCode()
         self.usage: dict[SandboxId, LiveUsage] = {}
         self.totals: list[MachineTotal] = []
         self._egress: asyncio.Queue[Sequence[EgressRecord]] = asyncio.Queue()
@@ -513,6 +517,30 @@ class SimulatedNode:
 
     async def env_names(self, sandbox_id: SandboxId) -> Sequence[str]:
         return sorted(self._machine(sandbox_id).memory.background.env)
+
+    # ---- code ----
+
+    async def run_code(self, sandbox_id: SandboxId, request: CodeRequest) -> AsyncIterator[CodeEvent]:
+        self._machine(sandbox_id)
+        async with aclosing(self.code.run(request)) as events:
+            async for event in events:
+                yield event
+
+    async def list_code_contexts(self, sandbox_id: SandboxId) -> Sequence[CodeContext]:
+        self._machine(sandbox_id)
+        return self.code.list()
+
+    async def create_code_context(self, sandbox_id: SandboxId, language: Language, cwd: str) -> CodeContext:
+        self._machine(sandbox_id)
+        return self.code.create(language, cwd)
+
+    async def restart_code_context(self, sandbox_id: SandboxId, context_id: str) -> CodeContext:
+        self._machine(sandbox_id)
+        return self.code.find(context_id)
+
+    async def remove_code_context(self, sandbox_id: SandboxId, context_id: str) -> None:
+        self._machine(sandbox_id)
+        del self.code.contexts[self.code.find(context_id).id]
 
     # ---- files ----
 

@@ -7,7 +7,7 @@ from terpd.model.ids import new_exec_id
 from terpd.node.guest.client import GuestClient
 from terpd.node.guest.faults import quote
 
-_TIMEOUT_S = 300.0  # of one; some 30 s under emulation for the slowest, on a host that does nothing else
+_TIMEOUT_S = 900.0  # of one; some 30 s under emulation for the slowest, and many times that on a busy host
 _KEPT_BYTES = 2048  # of what a failing one says
 
 # In a session of its own it outlives the command that starts it. Its socket appears when it is ready.
