@@ -441,6 +441,25 @@ def commands() -> list[str]:
     return found
 
 
+PASS_THROUGH = {"run", "exec", "attach", "shell"}  # their output is a program's own
+
+
+@pytest.mark.parametrize("command", sorted(set(commands()) - PASS_THROUGH))
+def test_every_command_can_write_json(command: str) -> None:
+    """All that has something to tell a program."""
+    assert "--json" in CliRunner().invoke(app, [*command.split(), "--help"]).stdout
+
+
+def test_removed_ones_are_told_as_json(wire, terp, play) -> None:
+    """Those that are gone, when not all are."""
+    missing = {"detail": "no such", "code": "sandbox_not_found"}
+    play(("GET ", lambda peer: peer.reply(missing, "404 Not Found")), ("GET ", wire.sandbox), ("DELETE ", {}))
+
+    done = terp("rm", "--json", "sbx_0", ID)
+
+    assert (done.exit_code, json.loads(done.stdout)) == (1, [ID])
+
+
 @pytest.mark.parametrize("command", commands())
 def test_every_command_s_help_has_an_example(command: str) -> None:
     """One that can be copied."""

@@ -8,7 +8,7 @@ import typer
 
 from terp import Sandbox
 from terp.cli import options
-from terp.cli.terminal import tell, tell_json
+from terp.cli.terminal import tell_ids
 
 variables = typer.Typer(
     no_args_is_help=True,
@@ -33,7 +33,7 @@ def change(
     Example: terp env set sbx_01J8ZQ4T9M5V3K7C2N6R1W0XYB DEBUG=1 API_KEY
     """
     values = options.read_env(given, "NAME[=VALUE]")
-    _tell(Sandbox.get(sandbox_id).env.set(values), as_json=as_json)
+    tell_ids(Sandbox.get(sandbox_id).env.set(values), as_json=as_json)
 
 
 @variables.command("unset")
@@ -48,7 +48,7 @@ def remove(
 
     Example: terp env unset sbx_01J8ZQ4T9M5V3K7C2N6R1W0XYB DEBUG
     """
-    _tell(Sandbox.get(sandbox_id).env.unset(*names), as_json=as_json)
+    tell_ids(Sandbox.get(sandbox_id).env.unset(*names), as_json=as_json)
 
 
 @variables.command("ls")
@@ -58,12 +58,4 @@ def show(sandbox_id: options.SandboxId, *, as_json: options.AsJson = False) -> N
 
     Example: terp env ls sbx_01J8ZQ4T9M5V3K7C2N6R1W0XYB
     """
-    _tell(Sandbox.get(sandbox_id).env.list(), as_json=as_json)
-
-
-def _tell(names: tuple[str, ...], *, as_json: bool) -> None:
-    if as_json:
-        tell_json(names)
-        return
-    for name in names:
-        tell(name)
+    tell_ids(Sandbox.get(sandbox_id).env.list(), as_json=as_json)

@@ -109,6 +109,8 @@ def change(
 def url(
     sandbox_id: SandboxId,
     port: Annotated[int, typer.Argument(min=1, max=65535, metavar="PORT", help="That a program in it listens on.")],
+    *,
+    as_json: options.AsJson = False,
 ) -> None:
     """
     Print the address at which a port of a sandbox is reached, with HTTP or WebSockets.
@@ -118,7 +120,11 @@ def url(
 
     Example: terp url sbx_01J8ZQ4T9M5V3K7C2N6R1W0XYB 8000
     """
-    tell(Sandbox.get(sandbox_id).preview_url(port))
+    address = Sandbox.get(sandbox_id).preview_url(port)
+    if as_json:
+        tell_json({"url": address})
+    else:
+        tell(address)
 
 
 def _follow(sandbox: Sandbox, decision: str | None, *, limit: int, as_json: bool) -> None:

@@ -101,6 +101,7 @@ def remove(
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="All sandboxes of this key's tenant.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """
     Terminate sandboxes, running or paused, with all they hold.
@@ -112,19 +113,23 @@ def remove(
     if everything:
         pages = (Sandbox.list(status=status) for status in LIVE)
         ids = [sandbox.id for sandbox in itertools.chain.from_iterable(pages)]
-    gone = [_terminated(sandbox_id) for sandbox_id in ids or ()]
-    if not all(gone):
+    ids = ids or []
+    gone = [sandbox_id for sandbox_id in ids if _terminated(sandbox_id, as_json=as_json)]
+    if as_json:
+        tell_json(gone)
+    if len(gone) < len(ids):
         raise typer.Exit(1)
 
 
-def _terminated(sandbox_id: str) -> bool:
+def _terminated(sandbox_id: str, *, as_json: bool) -> bool:
     """A failure is told and no more: the others are still to go."""
     try:
         Sandbox.get(sandbox_id).terminate()
     except TerpError as error:
         complain(f"{sandbox_id}: {told(error)}")
         return False
-    tell(sandbox_id)
+    if not as_json:
+        tell(sandbox_id)  # at once: many take their time
     return True
 
 

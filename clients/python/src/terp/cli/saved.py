@@ -9,7 +9,7 @@ import typer
 from terp import Sandbox, Snapshot, TerpError
 from terp.cli import options
 from terp.cli.interrupts import interrupts
-from terp.cli.terminal import complain, megabytes, progress, tell, tell_json, tell_table, told
+from terp.cli.terminal import complain, megabytes, progress, tell, tell_ids, tell_json, tell_table, told
 
 SandboxId = Annotated[str, typer.Argument(metavar="ID")]
 
@@ -157,14 +157,17 @@ def show(*, as_json: options.AsJson = False) -> None:
 
 
 @snapshots.command("rm")
-def remove(ids: Annotated[list[str], typer.Argument(metavar="ID", show_default=False)]) -> None:
+def remove(
+    ids: Annotated[list[str], typer.Argument(metavar="ID", show_default=False)], *, as_json: options.AsJson = False
+) -> None:
     """
     Delete snapshots for good: their keys are destroyed. Sandboxes that were created from them run on.
 
     Example: terp snapshot rm snap_01J8ZQ4T9M5V3K7C2N6R1W0XYB
     """
-    gone = [_deleted(snapshot_id) for snapshot_id in ids]
-    if not all(gone):
+    gone = [snapshot_id for snapshot_id in ids if _deleted(snapshot_id)]
+    tell_ids(gone, as_json=as_json)
+    if len(gone) < len(ids):
         raise typer.Exit(1)
 
 
@@ -175,5 +178,4 @@ def _deleted(snapshot_id: str) -> bool:
     except TerpError as error:
         complain(f"{snapshot_id}: {told(error)}")
         return False
-    tell(snapshot_id)
     return True

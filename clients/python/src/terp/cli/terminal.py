@@ -49,6 +49,15 @@ def tell_json_line(found: object) -> None:
     print(json.dumps(_plain(found)), flush=True)  # noqa: T201
 
 
+def tell_ids(ids: Sequence[str], *, as_json: bool) -> None:
+    """Write ids or names, one a line or as one JSON list."""
+    if as_json:
+        tell_json(ids)
+        return
+    for each in ids:
+        tell(each)
+
+
 def tell_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write aligned columns, never cut: a cut id is of no use to the next command."""
     table = [tuple(head), *(tuple(printable(cell) for cell in row) for row in rows)]

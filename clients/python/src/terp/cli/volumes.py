@@ -8,7 +8,7 @@ import typer
 
 from terp import TerpError, Volume, VolumeInfo
 from terp.cli import options
-from terp.cli.terminal import complain, tell, tell_json, tell_table, told
+from terp.cli.terminal import complain, tell, tell_ids, tell_json, tell_table, told
 
 VolumeArgument = Annotated[str, typer.Argument(metavar="VOLUME", help="Its name or id.")]
 Days = Annotated[
@@ -61,14 +61,19 @@ def show(*, as_json: options.AsJson = False) -> None:
 
 
 @volumes.command("rm")
-def remove(names: Annotated[list[str], typer.Argument(metavar="VOLUME", show_default=False)]) -> None:
+def remove(
+    names: Annotated[list[str], typer.Argument(metavar="VOLUME", show_default=False)],
+    *,
+    as_json: options.AsJson = False,
+) -> None:
     """
     Delete volumes for good: their keys are destroyed.
 
     Example: terp volume rm models
     """
-    gone = [_deleted(name) for name in names]
-    if not all(gone):
+    gone = [volume_id for name in names if (volume_id := _deleted(name))]
+    tell_ids(gone, as_json=as_json)
+    if len(gone) < len(names):
         raise typer.Exit(1)
 
 
@@ -120,16 +125,15 @@ def _one_of(*given: object) -> int:
     return number
 
 
-def _deleted(name: str) -> bool:
-    """A failure is told and no more: the others are still to go."""
+def _deleted(name: str) -> str | None:
+    """Return its id. A failure is told and no more: the others are still to go."""
     try:
         volume = Volume.get(name)
         volume.delete()
     except TerpError as error:
         complain(f"{name}: {told(error)}")
-        return False
-    tell(volume.id)
-    return True
+        return None
+    return volume.id
 
 
 def _tell(volume: Volume, *, as_json: bool) -> None:

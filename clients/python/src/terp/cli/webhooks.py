@@ -8,7 +8,7 @@ import typer
 
 from terp import Delivery, TerpError, Webhook, WebhookInfo, WebhookNotFound
 from terp.cli import options
-from terp.cli.terminal import complain, tell, tell_json, tell_table, told
+from terp.cli.terminal import complain, tell, tell_ids, tell_json, tell_table, told
 
 WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="Its id.")]
 
@@ -74,14 +74,17 @@ def enable(webhook_id: WebhookId, *, as_json: options.AsJson = False) -> None:
 
 
 @webhooks.command("rm")
-def remove(ids: Annotated[list[str], typer.Argument(metavar="WEBHOOK", show_default=False)]) -> None:
+def remove(
+    ids: Annotated[list[str], typer.Argument(metavar="WEBHOOK", show_default=False)], *, as_json: options.AsJson = False
+) -> None:
     """
     Delete webhooks: nothing more is told to them.
 
     Example: terp webhook rm wh_01J8ZQ4T9M5V3K7C2N6R1W0XYB
     """
-    gone = [_deleted(webhook_id) for webhook_id in ids]
-    if not all(gone):
+    gone = [webhook_id for webhook_id in ids if _deleted(webhook_id)]
+    tell_ids(gone, as_json=as_json)
+    if len(gone) < len(ids):
         raise typer.Exit(1)
 
 
@@ -113,7 +116,6 @@ def _deleted(webhook_id: str) -> bool:
     except TerpError as error:
         complain(f"{webhook_id}: {told(error)}")
         return False
-    tell(webhook_id)
     return True
 
 
