@@ -136,3 +136,39 @@ def test_a_recipe_wins_over_its_base(tmp_path: Path) -> None:
     assert recipe.merged_warm(chain) == ("one", "two")
     assert recipe.disk_bytes(chain) == 3 * 1024**3
     assert recipe.bases(tmp_path) == {"a"}
+
+
+def test_modules_are_their_contents(tmp_path: Path) -> None:
+    """A package of ours is the text of its files: a change of one makes another layer."""
+    package = tmp_path / "ours"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "main.py").write_text("x = 1\n")
+    (package / "notes.txt").write_text("not installed")
+
+    found = parsed(tmp_path, base="python-3.12", modules=["ours"])
+
+    assert found.modules == {"ours/__init__.py": "", "ours/main.py": "x = 1\n"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"modules": ["absent"]}, "modules"),
+        ({"modules": ["../ours"]}, "modules"),
+        ({"services": {"a b": "true"}}, "services"),
+        ({"services": {"a": "two\nlines"}}, "services"),
+        ({"services": ["true"]}, "services"),
+    ],
+)
+def test_services_and_modules_have_rules(tmp_path: Path, fields: dict[str, Any], word: str) -> None:
+    with pytest.raises(InvalidRequest, match=word):
+        parsed(tmp_path, base="python-3.12", **fields)
+
+
+def test_services_of_a_chain() -> None:
+    """The interpreter has the kernels, and so has what is built on it."""
+    chain = recipe.load_chain(SHIPPED, "code-interpreter")
+
+    assert set(recipe.merged_services(chain)) == {"kernels"}
+    assert "terp_kernels/__main__.py" in chain[-1].modules
