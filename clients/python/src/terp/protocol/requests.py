@@ -97,8 +97,8 @@ def create(
     size: str | None,
     life: Life,
     reach: Reach,
-    volume: str | None,
-    region: str | None,
+    volume: str | None = None,
+    region: str | None = None,
 ) -> Request:
     """
     Build it once per wish: the Idempotency-Key made here is what keeps a repeated create from making two.
