@@ -71,8 +71,9 @@ async def running_api(
     node = node or SimulatedNode()
     store = await open_sqlite(directory / "terp.db")
     services = Services(store, node, policy, KEYS, courier or SilentCourier())
+    app = create_app(services, pace=pace)
     config = uvicorn.Config(
-        create_app(services, pace=pace),
+        app,
         port=0,
         log_config=None,
         lifespan="off",
@@ -97,6 +98,7 @@ async def running_api(
         headers = {"authorization": f"Bearer {secret}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=30) as client:
             yield RunningApi(url, client, node, store, services)
+        await app.state.mcp.aclose()
         server.should_exit = True
         await serving
     await store.close()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from terpd.api import errors
 from terpd.api.auth import Authenticate
+from terpd.api.mcp.endpoint import PATH as MCP_PATH
+from terpd.api.mcp.endpoint import McpEndpoint
 from terpd.api.metrics import Metrics
 from terpd.api.middleware import BodyLimit, Requests
 from terpd.api.pace import Pace
@@ -72,12 +75,14 @@ def create_app(services: Services, *, pace: Pace | None = None) -> FastAPI:
     """
     Return the ASGI application that serves *services*. Serve it inside of `services.running()`.
 
-    *pace* is for tests; the default is what clients are built for.
+    *pace* is for tests; the default is what clients are built for. Close `app.state.mcp` when it is served no more.
     """
     app = describe_app()
     app.state.services = services
     app.state.pace = pace or Pace()
     app.state.metrics = Metrics()
+    app.state.mcp = McpEndpoint(services)
+    app.router.routes.append(Route(MCP_PATH, app.state.mcp))
     errors.install(app)
     app.add_middleware(Authenticate, keys=services.keys)  # the last one added is the outermost
     app.add_middleware(BodyLimit)

@@ -39,6 +39,17 @@ async def end_command(
     await shielded.run(_end(node, shielded, sandbox_id, exec_id, first, pty=pty))
 
 
+def leave_to_die(node: Node, shielded: Shielded, sandbox_id: SandboxId, exec_id: ExecId) -> None:
+    """Have a command that nobody waits for any more ended: SIGTERM now, SIGKILL 2 s later. Returns at once."""
+    shielded.leave(_terminate(node, sandbox_id, exec_id))
+
+
+async def _terminate(node: Node, sandbox_id: SandboxId, exec_id: ExecId) -> None:
+    with contextlib.suppress(TerpError):  # as below
+        await node.signal(sandbox_id, exec_id, signal.SIGTERM)
+    await _kill_rest(node, sandbox_id, exec_id)
+
+
 async def _end(
     node: Node, shielded: Shielded, sandbox_id: SandboxId, exec_id: ExecId, first: signal.Signals, *, pty: bool
 ) -> None:

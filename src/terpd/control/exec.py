@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 
 from terpd.control.awake import Awake
 from terpd.control.checks import check_command, check_env, check_path, check_secrets
+from terpd.control.end_command import leave_to_die
 from terpd.control.ended import explaining
 from terpd.control.policy import Policy
+from terpd.control.shielded import Shielded
 from terpd.model.errors import GuestFault, InvalidRequest, StateConflict, TooLarge
 from terpd.model.guest import (
     DEFAULT_CWD,
@@ -28,6 +30,9 @@ from terpd.model.ports import Node, Store
 GRACE_S = 30.0
 MAX_STDIN_BYTES = 8 * 1024 * 1024
 MAX_OUTPUT_BYTES = 8 * 1024 * 1024  # kept of each stream in a collected result
+
+
+Kept = dict[OutputStream, bytearray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +72,12 @@ class RunningExec:
 class RunCommand:
     """A sandbox that is paused and has `auto_resume` is resumed first."""
 
-    def __init__(self, store: Store, node: Node, policy: Policy, awake: Awake) -> None:
+    def __init__(self, store: Store, node: Node, policy: Policy, awake: Awake, shielded: Shielded) -> None:
         self._store = store
         self._node = node
         self._policy = policy
         self._awake = awake
+        self._shielded = shielded
 
     async def start(self, tenant: TenantId, sandbox_id: SandboxId, command: Command) -> RunningExec:
         """
@@ -126,10 +132,28 @@ class RunCommand:
         """
         running = await self.start(tenant, sandbox_id, command)
         try:
-            return await _collect(running.events)
+            return await collect(running.events)
         except StateConflict as error:
             if "offset" in error.fields:
                 error.fields["offset"] = 0
+            raise
+        finally:
+            await running.events.aclose()
+
+    async def run_attended(
+        self, tenant: TenantId, sandbox_id: SandboxId, command: Command, kept: Kept
+    ) -> tuple[ExecId, ExecResult]:
+        """
+        As `run`, for a caller without whom the command is of no use: cancelling kills it.
+
+        Args:
+            kept: The output as it comes, to look at meanwhile.
+        """
+        running = await self.start(tenant, sandbox_id, command)
+        try:
+            return running.id, await collect(running.events, kept)
+        except asyncio.CancelledError:
+            leave_to_die(self._node, self._shielded, sandbox_id, running.id)
             raise
         finally:
             await running.events.aclose()
@@ -202,8 +226,11 @@ async def close(iterator: AsyncIterator[object]) -> None:
         await iterator.aclose()
 
 
-async def _collect(events: AsyncIterator[ExecEvent]) -> ExecResult:
-    kept = {OutputStream.STDOUT: bytearray(), OutputStream.STDERR: bytearray()}
+async def collect(events: AsyncIterator[ExecEvent], kept: Kept | None = None) -> ExecResult:
+    """Read *events* to the end and keep the output in *kept*, 8 MiB of each stream."""
+    kept = {} if kept is None else kept
+    for stream in OutputStream:
+        kept.setdefault(stream, bytearray())
     truncated: dict[OutputStream, None] = {}
     async for event in events:
         if isinstance(event, ExecOutput):

@@ -84,7 +84,7 @@ class Services:
         self.renew = RenewLease(store, policy, clock, alarm)
         self.leases = Leases(store, self.terminate, self.pause, clock, alarm, shielded, node.node_id)
         awake = Awake(store, self.resume, at_work, clock)
-        self.exec = RunCommand(store, node, policy, awake)
+        self.exec = RunCommand(store, node, policy, awake, shielded)
         self.commands = Commands(store, node, policy, awake, clock, shielded)
         self.ptys = Ptys(store, node, awake, self.exec, clock, shielded)
         self.code = Code(store, node, policy, awake)

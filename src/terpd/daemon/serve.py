@@ -103,8 +103,9 @@ async def _answer(services: Services, sock: socket.socket, config: Config, stop:
     if dev:
         secret, _ = await services.keys.create(tenant="default", name="dev", scopes=SCOPES, lifetime=_DEV_KEY_LIFETIME)
         ready["api_key"] = secret
+    app = create_app(services)
     settings = uvicorn.Config(
-        create_app(services),
+        app,
         loop="none",  # runs in ours
         http=Connection,
         ws=Upgraded,
@@ -118,6 +119,7 @@ async def _answer(services: Services, sock: socket.socket, config: Config, stop:
 
     async def stop_serving() -> None:
         await stop.wait()
+        await app.state.mcp.aclose()  # its streams would hold the server up
         server.should_exit = True
 
     stopping = asyncio.create_task(stop_serving())

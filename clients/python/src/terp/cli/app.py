@@ -24,6 +24,7 @@ from terp.cli import (
     webhooks,
 )
 from terp.cli import login as logins
+from terp.cli import mcp as tools
 from terp.cli.interrupts import interrupts
 from terp.cli.terminal import complain, told
 
@@ -57,6 +58,7 @@ app.add_typer(network.policies, name="network")
 app.command("url")(network.url)
 app.command("cp")(transfer.copy)
 app.command("presign")(links.presign)
+app.command("mcp")(tools.mcp)
 app.command("watch")(links.watch)
 app.add_typer(environment.variables, name="env")
 app.add_typer(volumes.volumes, name="volume")

@@ -1,0 +1,1 @@
+"""The Model Context Protocol: the same use cases as the REST API, as tools for agents."""
