@@ -8,7 +8,8 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import httpx2
@@ -57,10 +58,8 @@ async def over_stdio(api: RunningApi) -> AsyncIterator[Client]:
         yield client
 
 
-@pytest.fixture(params=["http", "stdio"])
-async def client(api: RunningApi, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    async with over_http(api) if request.param == "http" else over_stdio(api) as client:
-        yield client
+both = pytest.mark.parametrize("connected", [over_http, over_stdio])
+Connected = Callable[[RunningApi], AbstractAsyncContextManager[Client]]
 
 
 def content(result: CallToolResult) -> Any:
@@ -78,110 +77,129 @@ async def created(client: Client, **options: object) -> str:
     return str(content(result)["id"])
 
 
-async def test_tools(client: Client) -> None:
+@both
+async def test_tools(api: RunningApi, connected: Connected) -> None:
     """All are there, say what they are for, what they take and give, and how careful one has to be."""
-    tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-    assert set(tools) == set(TOOLS)
-    for name, tool in tools.items():
-        assert tool.description, name
-        assert tool.output_schema, name
-        assert tool.annotations is not None
-        kind = "looks" if tool.annotations.read_only_hint else "adds"
-        assert TOOLS[name] == ("destroys" if tool.annotations.destructive_hint else kind)
+    async with connected(api) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert set(tools) == set(TOOLS)
+        for name, tool in tools.items():
+            assert tool.description, name
+            assert tool.output_schema, name
+            assert tool.annotations is not None
+            kind = "looks" if tool.annotations.read_only_hint else "adds"
+            assert TOOLS[name] == ("destroys" if tool.annotations.destructive_hint else kind)
 
 
-async def test_life_of_a_sandbox(client: Client, api: RunningApi) -> None:
+@both
+async def test_life_of_a_sandbox(api: RunningApi, connected: Connected) -> None:
     """Made, used, paused, resumed, forked and ended; each answer is structured."""
-    sandbox = await created(client, metadata={"task": "7"}, network="restricted")
-    ran = content(await client.call_tool("run_shell", {"sandbox_id": sandbox, "command": "echo hello"}))
-    assert (ran["exit_code"], ran["stdout"]) == (0, "hello\n")
-    written = {"sandbox_id": sandbox, "path": "/workspace/a.txt", "content": "größe"}
-    assert content(await client.call_tool("write_file", written))["bytes_written"] == 7
-    read = content(await client.call_tool("read_file", {"sandbox_id": sandbox, "path": "/workspace/a.txt"}))
-    assert (read["content"], read["encoding"], read["next_offset"]) == ("größe", "utf-8", None)
-    listed = content(await client.call_tool("list_files", {"sandbox_id": sandbox}))
-    assert [entry["name"] for entry in listed["entries"]] == ["a.txt"]
-    assert content(await client.call_tool("pause_sandbox", {"sandbox_id": sandbox}))["id"] == sandbox
-    paused = content(await client.call_tool("list_sandboxes", {"status": "paused", "metadata": {"task": "7"}}))
-    assert [each["id"] for each in paused["sandboxes"]] == [sandbox]
-    assert content(await client.call_tool("resume_sandbox", {"sandbox_id": sandbox}))["status"] == "running"
-    forked = content(await client.call_tool("fork_sandbox", {"sandbox_id": sandbox, "count": 2}))
-    assert len({each["id"] for each in forked["sandboxes"]} - {sandbox}) == 2
-    url = content(await client.call_tool("get_preview_url", {"sandbox_id": sandbox, "port": 3000}))["url"]
-    port = httpx2.URL(api.url).port
-    assert url.startswith(f"http://3000-{sandbox.removeprefix('sbx_').lower()}.")
-    assert f":{port}/?terp_preview_token=" in url
-    assert content(await client.call_tool("egress_log", {"sandbox_id": sandbox})) == {"connections": []}
-    assert content(await client.call_tool("terminate_sandbox", {"sandbox_id": sandbox}))["terminated"]
-    assert "state_conflict" in problem(await client.call_tool("run_shell", {"sandbox_id": sandbox, "command": "pwd"}))
+    async with connected(api) as client:
+        sandbox = await created(client, metadata={"task": "7"}, network="restricted")
+        ran = content(await client.call_tool("run_shell", {"sandbox_id": sandbox, "command": "echo hello"}))
+        assert (ran["exit_code"], ran["stdout"]) == (0, "hello\n")
+        written = {"sandbox_id": sandbox, "path": "/workspace/a.txt", "content": "größe"}
+        assert content(await client.call_tool("write_file", written))["bytes_written"] == 7
+        read = content(await client.call_tool("read_file", {"sandbox_id": sandbox, "path": "/workspace/a.txt"}))
+        assert (read["content"], read["encoding"], read["next_offset"]) == ("größe", "utf-8", None)
+        listed = content(await client.call_tool("list_files", {"sandbox_id": sandbox}))
+        assert [entry["name"] for entry in listed["entries"]] == ["a.txt"]
+        assert content(await client.call_tool("pause_sandbox", {"sandbox_id": sandbox}))["id"] == sandbox
+        paused = content(await client.call_tool("list_sandboxes", {"status": "paused", "metadata": {"task": "7"}}))
+        assert [each["id"] for each in paused["sandboxes"]] == [sandbox]
+        assert content(await client.call_tool("resume_sandbox", {"sandbox_id": sandbox}))["status"] == "running"
+        forked = content(await client.call_tool("fork_sandbox", {"sandbox_id": sandbox, "count": 2}))
+        assert len({each["id"] for each in forked["sandboxes"]} - {sandbox}) == 2
+        url = content(await client.call_tool("get_preview_url", {"sandbox_id": sandbox, "port": 3000}))["url"]
+        port = httpx2.URL(api.url).port
+        assert url.startswith(f"http://3000-{sandbox.removeprefix('sbx_').lower()}.")
+        assert f":{port}/?terp_preview_token=" in url
+        assert content(await client.call_tool("egress_log", {"sandbox_id": sandbox})) == {"connections": []}
+        assert content(await client.call_tool("terminate_sandbox", {"sandbox_id": sandbox}))["terminated"]
+        assert "state_conflict" in problem(
+            await client.call_tool("run_shell", {"sandbox_id": sandbox, "command": "pwd"})
+        )
 
 
-async def test_files_are_resources(client: Client) -> None:
-    sandbox = await created(client)
-    await client.call_tool("write_file", {"sandbox_id": sandbox, "path": "/workspace/a b.txt", "content": "x"})
-    assert [t.name for t in (await client.list_resource_templates()).resource_templates] == ["file"]
+async def test_files_are_resources(api: RunningApi) -> None:
+    async with over_http(api) as client:
+        sandbox = await created(client)
+        await client.call_tool("write_file", {"sandbox_id": sandbox, "path": "/workspace/a b.txt", "content": "x"})
+        assert [t.name for t in (await client.list_resource_templates()).resource_templates] == ["file"]
 
-    found = await client.read_resource(f"terp://{sandbox}/workspace/a%20b.txt")
+        found = await client.read_resource(f"terp://{sandbox}/workspace/a%20b.txt")
 
-    assert isinstance(found.contents[0], TextResourceContents)
-    assert found.contents[0].text == "x"
-    with pytest.raises(MCPError, match="file_not_found"):
-        await client.read_resource(f"terp://{sandbox}/workspace/none")
+        assert isinstance(found.contents[0], TextResourceContents)
+        assert found.contents[0].text == "x"
+        with pytest.raises(MCPError, match="file_not_found"):
+            await client.read_resource(f"terp://{sandbox}/workspace/none")
 
 
-async def test_long_output_is_shortened_and_kept(client: Client) -> None:
+async def test_long_output_is_shortened_and_kept(api: RunningApi) -> None:
     """The middle is left out, and the result says which file has all of it."""
-    sandbox = await created(client)
+    async with over_http(api) as client:
+        sandbox = await created(client)
 
-    ran = content(await client.call_tool("run_shell", {"sandbox_id": sandbox, "command": "bytes 100000"}))
+        ran = content(await client.call_tool("run_shell", {"sandbox_id": sandbox, "command": "bytes 100000"}))
 
-    assert len(ran["stdout"]) < running.SHOWN_CHARS + 200
-    assert ran["full_stdout"] in ran["stdout"]
-    read = {"sandbox_id": sandbox, "path": ran["full_stdout"], "offset": 90_000}
-    rest = content(await client.call_tool("read_file", read))
-    assert (rest["size"], rest["next_offset"]) == (100_000, None)
-    assert ran["stdout"].endswith(rest["content"])
+        assert len(ran["stdout"]) < running.SHOWN_CHARS + 200
+        assert ran["full_stdout"] in ran["stdout"]
+        read = {"sandbox_id": sandbox, "path": ran["full_stdout"], "offset": 90_000}
+        rest = content(await client.call_tool("read_file", read))
+        assert (rest["size"], rest["next_offset"]) == (100_000, None)
+        assert ran["stdout"].endswith(rest["content"])
 
 
-async def test_progress(client: Client, monkeypatch: pytest.MonkeyPatch, api: RunningApi) -> None:
+@both
+async def test_progress(api: RunningApi, connected: Connected, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks for it is told how long a command takes by now."""
-    monkeypatch.setattr(running, "PROGRESS_EVERY_S", 0.01)
-    sandbox = await created(client)
-    told: list[tuple[float, float | None]] = []
+    async with connected(api) as client:
+        monkeypatch.setattr(running, "PROGRESS_EVERY_S", 0.01)
+        sandbox = await created(client)
+        told: list[tuple[float, float | None]] = []
 
-    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
-        told.append((progress, total))
-        api.node.released["go"].set()
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            told.append((progress, total))
+            api.node.released["go"].set()
 
-    call = {"sandbox_id": sandbox, "command": "wait go", "timeout_seconds": 50}
-    content(await client.call_tool("run_shell", call, progress_callback=on_progress))
+        call = {"sandbox_id": sandbox, "command": "wait go", "timeout_seconds": 50}
+        content(await client.call_tool("run_shell", call, progress_callback=on_progress))
 
-    assert told[0][1] == 50
-
-
-async def test_cancelling_kills_the_command(client: Client, api: RunningApi) -> None:
-    sandbox = await created(client)
-    before = len(api.node.signals)
-    call = asyncio.create_task(client.call_tool("run_shell", {"sandbox_id": sandbox, "command": "hang"}))
-    await until(lambda: bool(api.node.machines[sandbox].memory.commands))  # type: ignore[index]
-
-    call.cancel()
-
-    await until(lambda: len(api.node.signals) > before)
-    assert api.node.signals[before][0] == sandbox
+        assert told[0][1] == 50
 
 
-async def test_images_of_code_are_image_content(client: Client, api: RunningApi) -> None:
-    sandbox = await created(client)
-    png = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
-    api.node.code.tells = [CodeResult(ResultType.IMAGE_PNG, text="<Figure>", png=png), CodeDone("default", 1, 5)]
+@both
+async def test_cancelling_kills_the_command(
+    api: RunningApi, connected: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(api) as client:
+        sandbox = await created(client)
+        signals: list[tuple[str, int]] = []
 
-    result = await client.call_tool("run_code", {"sandbox_id": sandbox, "code": "plot()"})
+        async def signal(sandbox_id: str, exec_id: str, number: int) -> None:
+            signals.append((sandbox_id, number))
 
-    assert content(result)["results"] == ["<Figure>"]
-    image = result.content[1]
-    assert isinstance(image, ImageContent)
-    assert (image.data, image.mime_type) == (png, "image/png")
+        monkeypatch.setattr(api.node, "signal", signal)
+        call = asyncio.create_task(client.call_tool("run_shell", {"sandbox_id": sandbox, "command": "hang"}))
+        await until(lambda: bool(api.node.machines[sandbox].memory.commands))  # type: ignore[index]
+
+        call.cancel()
+
+        await until(lambda: (sandbox, 15) in signals)
+
+
+async def test_images_of_code_are_image_content(api: RunningApi) -> None:
+    async with over_http(api) as client:
+        sandbox = await created(client)
+        png = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+        api.node.code.tells = [CodeResult(ResultType.IMAGE_PNG, text="<Figure>", png=png), CodeDone("default", 1, 5)]
+
+        result = await client.call_tool("run_code", {"sandbox_id": sandbox, "code": "plot()"})
+
+        assert content(result)["results"] == ["<Figure>"]
+        image = result.content[1]
+        assert isinstance(image, ImageContent)
+        assert (image.data, image.mime_type) == (png, "image/png")
 
 
 @pytest.mark.parametrize(
