@@ -108,7 +108,7 @@ class Bench:
                 floors.append(floor)
                 values.append(value)
         await volume.delete()
-        return at_most(5, "create with a volume ÷ create without", values, floors, "ms")
+        return at_most(3, "create with a volume ÷ create without", values, floors, "ms")
 
     async def _create_from_pool(self, client: AsyncTerp, at: Server) -> Row:
         values, floors = [], []
