@@ -55,11 +55,11 @@ class Bench:
         with server() as cold:
             async with self._client(cold) as client:
                 rows.append(await self._create(client))
-                rows.append(await self._create_with_volume(client))
                 rows.append(await self._exec(client))
                 rows.append(await self._throughput(client))
                 rows.append(await self._memory(client, cold))
                 rows += await self._files(client)
+                rows.append(await self._create_with_volume(client))
         with server(memory_cap_mib=FORKS_MEMORY_MIB) as roomy:
             async with self._client(roomy) as client:
                 rows += await self._states(client)
