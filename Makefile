@@ -58,10 +58,14 @@ check: setup js-package  ## format, lint, types, import directions, generated fi
 	$(PYTHON) tools/openapi.py --check
 	cd clients/js && npm run lint
 
+docs: setup  ## build the documentation into site/
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+	@echo "site/index.html"
+
 lock: setup  ## renew the locked packages of the templates and of the set-up
 	@tools/lock
 
 clean:  ## remove what was built here; templates stay
-	rm -rf clients/js/dist clients/js/node_modules target .venv .venvs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf site clients/js/dist clients/js/node_modules target .venv .venvs .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup quickstart serve templates test vm js js-package soak bench check lock clean
+.PHONY: help setup quickstart serve templates test vm js js-package soak bench check docs lock clean
