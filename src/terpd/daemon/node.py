@@ -32,7 +32,8 @@ from terpd.node.jail.uids import UidRange
 from terpd.node.network.networks import Networks
 from terpd.node.pool import Pool, PoolKey
 from terpd.node.snapshot.sealer import VaultSealer
-from terpd.node.snapshot.template import PreparationFailed, TemplateSnapshot, TemplateSnapshots
+from terpd.node.snapshot.template import TemplateSnapshot, TemplateSnapshots
+from terpd.node.snapshot.warm_up import PreparationFailed
 from terpd.node.supervisor import Supervisor
 from terpd.node.template import artifact
 from terpd.node.template.catalog import Catalog, Image
