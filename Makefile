@@ -26,7 +26,7 @@ template-%: setup
 
 templates: $(addprefix template-,$(TEST_TEMPLATES))  ## build the templates that the tests use
 
-test: templates js-package  ## set up, build the test templates, run every test
+test: templates js-package browser  ## set up, build the test templates, run every test
 	cargo test --workspace --locked
 	@tools/test
 
@@ -35,6 +35,9 @@ vm: templates js-package  ## run the tests that boot machines
 
 js-package:
 	@tools/setup js
+
+browser:
+	@tools/setup docs
 
 js: js-package  ## build, lint and test the JavaScript SDK; what needs machines is in make vm
 	cd clients/js && npm run lint && npm test
@@ -68,4 +71,4 @@ lock: setup  ## renew the locked packages of the templates and of the set-up
 clean:  ## remove what was built here; templates stay
 	rm -rf site clients/js/dist clients/js/node_modules target .venv .venvs .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup quickstart serve templates test vm js js-package soak bench check docs lock clean
+.PHONY: help setup quickstart serve templates test vm js js-package browser soak bench check docs lock clean

@@ -57,7 +57,7 @@ def _told(parameter: Any) -> str:
         text += "."
     told = [text]
     if parameter.param_type_name == "option" and not parameter.is_flag:
-        if parameter.multiple:
+        if parameter.multiple and "Repeatable" not in text:
             told.append("May be given several times.")
         elif parameter.required:
             told.append("Required.")

@@ -19,11 +19,11 @@ import commands
 import rest
 
 if TYPE_CHECKING:
-    from terpd.control.services import Services
-
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
+
+    from terpd.control.services import Services
 
 TREE = Path(__file__).parents[2]
 # Where texts of the tree that are outside of docs/ stand on the site.
