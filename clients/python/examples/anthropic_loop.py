@@ -32,4 +32,4 @@ def answer(question: str) -> str:
 
 
 if __name__ == "__main__":
-    print(answer(" ".join(sys.argv[1:]) or "What is the 50th prime?"))  # noqa: T201
+    print(answer(" ".join(sys.argv[1:]) or "What is the 50th prime?"))

@@ -19,7 +19,7 @@ async def main(question: str) -> None:
     async with await AsyncSandbox.create(template="code-interpreter") as sbx:
         agent = Agent("Analyst", instructions="Compute, do not guess.", tools=[*sandbox_tools(sbx)])
         result = await Runner.run(agent, question)
-        print(result.final_output)  # noqa: T201
+        print(result.final_output)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ async def main(question: str) -> None:
         client=TerpSandboxClient(), options=TerpSandboxClientOptions(template="code-interpreter", network="off")
     )
     result = await Runner.run(agent, question, run_config=RunConfig(sandbox=sandbox))
-    print(result.final_output)  # noqa: T201
+    print(result.final_output)
 
 
 if __name__ == "__main__":

