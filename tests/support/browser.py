@@ -90,6 +90,11 @@ class Browser:
         while not self._loaded:
             self._receive(deadline)
 
+    def forget(self, origin: str) -> None:
+        """Drop what pages of *origin* have stored, the colours that a reader chose among it."""
+        self.open("about:blank")
+        self._call("Storage.clearDataForOrigin", origin=origin, storageTypes="all")
+
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression in the page; promises are waited for."""
         done = self._call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)

@@ -29,7 +29,7 @@ def _one(command: Any, path: str) -> str:
     usage = " ".join([path, *(["[OPTIONS]"] if options else []), *(_metavar(each) for each in arguments)])
     if hasattr(command, "commands"):
         usage += " COMMAND"
-    parts = [f"{'#' * len(path.split())} {path}\n", _prose(command.help or ""), f"```text\n{usage}\n```\n"]
+    parts = [f"{'#' * len(path.split())} {path}\n", f"```text\n{usage}\n```\n", _prose(command.help or "")]
     if arguments or options:
         parts.append("| | |\n|---|---|")
         parts += [f"| `{_metavar(each).strip('[]')}` | {_told(each)} |" for each in arguments]
@@ -69,7 +69,7 @@ def _told(parameter: Any) -> str:
 def _prose(text: str) -> str:
     """Help as Markdown: what follows "Example:" is set as code."""
     text = text.replace("\f", "").strip()
-    text = re.sub(r"^Examples?: (.+)$", r"```sh\n\1\n```", text, flags=re.MULTILINE)
+    text = re.sub(r"^Examples?: (.+)$", r"Example:\n\n```sh\n\1\n```", text, flags=re.MULTILINE)
     return re.sub(r"(?<![\w`])<(\w+)>", r"`<\1>`", text) + "\n"
 
 
