@@ -11,6 +11,7 @@ FRAMEWORKS = {
     "anthropic": ("anthropic", "terp[anthropic]"),
     "langchain": ("langchain_core", "terp[langchain]"),
     "openai_agents": ("agents", "terp[openai-agents]"),
+    "openai_sandbox": ("agents", "terp[openai-agents]"),
 }
 
 

@@ -82,11 +82,12 @@ class TerpSandboxClient(BaseSandboxClient[TerpSandboxClientOptions | None]):
         manifest = self._validate_manifest_for_create(manifest or Manifest())
         options = options or TerpSandboxClientOptions()
         session_id = uuid.uuid4()
+        copies = resolve_snapshot(snapshot, str(session_id))
         sandbox = await self._create(options)
         state = TerpSandboxSessionState(
             session_id=session_id,
             manifest=manifest,
-            snapshot=resolve_snapshot(snapshot, str(session_id)),
+            snapshot=copies,
             sandbox_id=sandbox.id,
             options=options,
             exposed_ports=options.exposed_ports,
