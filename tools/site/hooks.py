@@ -2,6 +2,7 @@
 What MkDocs does beyond its own: one text stands in one place.
 
     <!-- include: ARCHITECTURE.md -->   the file of that path in the tree, with its links turned to pages of the site
+    <!-- code: path/to/program.py -->   the same, as code
     <!-- generated: rest -->            a reference made from what it describes: rest, terp, terpd, tools, metrics
 """
 
@@ -38,7 +39,8 @@ PAGES = {
     "clients/js/README.md": "reference/javascript.md",
     "docs/adr": "adr/README.md",
 }
-_MARK = re.compile(r"^<!-- (include|generated): (\S+) -->$", re.MULTILINE)
+_LANGUAGES = {".py": "python", ".ts": "ts"}
+_MARK = re.compile(r"^<!-- (include|code|generated): (\S+) -->$", re.MULTILINE)
 _LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 _FENCED = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
 _HIDDEN_TEST = re.compile(r"^<!-- test:.*?-->\n", re.MULTILINE | re.DOTALL)
@@ -52,6 +54,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         kind, name = found.groups()
         if kind == "generated":
             return GENERATED[name]()
+        if kind == "code":
+            return f"```{_LANGUAGES[Path(name).suffix]}\n{(TREE / name).read_text()}```"
         return _with_site_links((TREE / name).read_text(), source=name, page=here)
 
     markdown = _with_site_links(_HIDDEN_TEST.sub("", markdown), source=f"docs/{here}", page=here)
