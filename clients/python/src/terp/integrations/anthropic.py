@@ -16,13 +16,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from terp import AsyncSandbox, Sandbox
+from terp.integrations.claude import BASH, EDITOR, TYPES
 from terp.integrations.shown import Output
 from terp.integrations.tools import Tool, chosen, unknown
 
 try:
     from anthropic.lib.tools import BetaAsyncBuiltinFunctionTool, BetaBuiltinFunctionTool, ToolError
-    from anthropic.types import ToolParam, ToolResultBlockParam, ToolUseBlock
-    from anthropic.types.beta import BetaToolParam
+    from anthropic.types import ToolResultBlockParam, ToolUnionParam, ToolUseBlock
+    from anthropic.types.beta import BetaToolUnionParam
 except ImportError as missing:
     raise ImportError("terp.integrations.anthropic needs more packages: pip install 'terp[anthropic]'") from missing
 
@@ -32,15 +33,16 @@ class SandboxTools:
     The tools of one sandbox.
 
     Args:
-        names: Which, and in which order; all if not given.
+        names: Which, and in which order; all but Claude's own if not given. Those are `bash`, a shell that lasts from
+            call to call, and `str_replace_based_edit_tool`, which changes parts of files.
     """
 
     def __init__(self, sandbox: Sandbox, names: Iterable[str] | None = None) -> None:
         self._sandbox = sandbox
-        self._tools = {tool.name: tool for tool in chosen(names)}
+        self._tools = {tool.name: tool for tool in chosen(names, (BASH, EDITOR))}
 
     @property
-    def definitions(self) -> list[ToolParam]:
+    def definitions(self) -> list[ToolUnionParam]:
         """What `messages.create` takes as its `tools`."""
         return _definitions(self._tools.values())
 
@@ -60,15 +62,16 @@ class AsyncSandboxTools:
     The tools of one sandbox, for `AsyncAnthropic`.
 
     Args:
-        names: Which, and in which order; all if not given.
+        names: Which, and in which order; all but Claude's own if not given. Those are `bash`, a shell that lasts from
+            call to call, and `str_replace_based_edit_tool`, which changes parts of files.
     """
 
     def __init__(self, sandbox: AsyncSandbox, names: Iterable[str] | None = None) -> None:
         self._sandbox = sandbox
-        self._tools = {tool.name: tool for tool in chosen(names)}
+        self._tools = {tool.name: tool for tool in chosen(names, (BASH, EDITOR))}
 
     @property
-    def definitions(self) -> list[ToolParam]:
+    def definitions(self) -> list[ToolUnionParam]:
         """What `messages.create` takes as its `tools`."""
         return _definitions(self._tools.values())
 
@@ -88,8 +91,9 @@ class _Runnable(BetaBuiltinFunctionTool):
         self._sandbox = sandbox
         self._tool = tool
 
-    def to_dict(self) -> BetaToolParam:
-        return _beta_definition(self._tool)
+    def to_dict(self) -> BetaToolUnionParam:
+        definition: BetaToolUnionParam = _definition(self._tool)
+        return definition
 
     def call(self, input: object) -> list[Any]:  # noqa: A002 - the name is theirs
         return _succeeded(self._tool.call(self._sandbox, input))
@@ -100,18 +104,22 @@ class _AsyncRunnable(BetaAsyncBuiltinFunctionTool):
         self._sandbox = sandbox
         self._tool = tool
 
-    def to_dict(self) -> BetaToolParam:
-        return _beta_definition(self._tool)
+    def to_dict(self) -> BetaToolUnionParam:
+        definition: BetaToolUnionParam = _definition(self._tool)
+        return definition
 
     async def call(self, input: object) -> list[Any]:  # noqa: A002 - the name is theirs
         return _succeeded(await self._tool.call_async(self._sandbox, input))
 
 
-def _definitions(tools: Iterable[Tool]) -> list[ToolParam]:
-    return [{"name": each.name, "description": each.description, "input_schema": dict(each.schema)} for each in tools]
+def _definitions(tools: Iterable[Tool]) -> list[ToolUnionParam]:
+    return [_definition(tool) for tool in tools]
 
 
-def _beta_definition(tool: Tool) -> BetaToolParam:
+def _definition(tool: Tool) -> Any:
+    """As a plain dict: the types of the beta API differ in name alone. What Claude was taught has a type instead."""
+    if tool.name in TYPES:
+        return {"type": TYPES[tool.name], "name": tool.name}
     return {"name": tool.name, "description": tool.description, "input_schema": dict(tool.schema)}
 
 
@@ -132,7 +140,6 @@ def _succeeded(output: Output) -> list[Any]:
 
 
 def _blocks(output: Output) -> list[Any]:
-    """As plain dicts: the types of the beta API differ in name alone."""
     images = [base64.b64encode(png).decode() for png in output.images]
     return [
         {"type": "text", "text": output.text},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from terp.errors import InvalidRequest
@@ -48,13 +48,26 @@ def checked(schema: Mapping[str, Any], arguments: object) -> Mapping[str, Any]:
 
 
 def _fits(wanted: Mapping[str, Any], value: object) -> bool:
-    if wanted["type"] == "integer":
-        # A boolean is an int in Python alone.
-        if not isinstance(value, int) or isinstance(value, bool):
-            return False
-        return bool(wanted.get("minimum", value) <= value <= wanted.get("maximum", value))
-    if wanted["type"] == "object":
-        return isinstance(value, Mapping) and all(_is_text(each) for item in value.items() for each in item)
+    return _FITS[wanted["type"]](wanted, value)
+
+
+def _is_integer(wanted: Mapping[str, Any], value: object) -> bool:
+    if not isinstance(value, int) or isinstance(value, bool):  # a boolean is an int in Python alone
+        return False
+    return bool(wanted.get("minimum", value) <= value <= wanted.get("maximum", value))
+
+
+def _is_array(wanted: Mapping[str, Any], value: object) -> bool:
+    if not isinstance(value, list) or not wanted["minItems"] <= len(value) <= wanted["maxItems"]:
+        return False
+    return all(_fits(wanted["items"], each) for each in value)
+
+
+def _is_object(_: Mapping[str, Any], value: object) -> bool:
+    return isinstance(value, Mapping) and all(_is_text(each) for item in value.items() for each in item)
+
+
+def _is_string(wanted: Mapping[str, Any], value: object) -> bool:
     return _is_text(value) and value in wanted.get("enum", [value])
 
 
@@ -63,10 +76,21 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
+_FITS: Mapping[str, Callable[[Mapping[str, Any], object], bool]] = {
+    "array": _is_array,
+    "boolean": lambda _, value: isinstance(value, bool),
+    "integer": _is_integer,
+    "object": _is_object,
+    "string": _is_string,
+}
+
+
 def _described(wanted: Mapping[str, Any]) -> str:
     if "enum" in wanted:
         return "one of " + ", ".join(wanted["enum"])
     if wanted["type"] == "integer":
         upper = f" and at most {wanted['maximum']}" if "maximum" in wanted else ""
         return f"an integer of at least {wanted['minimum']}{upper}"
-    return "an object of strings" if wanted["type"] == "object" else "a string of Unicode text"
+    if wanted["type"] == "array":
+        return f"{wanted['minItems']} integers"
+    return {"boolean": "a boolean", "object": "an object of strings"}.get(wanted["type"], "a string of Unicode text")

@@ -144,16 +144,19 @@ GET_PREVIEW_URL = Tool(
 TOOLS = (RUN_SHELL, RUN_CODE, WRITE_FILE, READ_FILE, LIST_FILES, GET_PREVIEW_URL)
 
 
-def chosen(names: Iterable[str] | None) -> tuple[Tool, ...]:
+def chosen(names: Iterable[str] | None, further: Iterable[Tool] = ()) -> tuple[Tool, ...]:
     """
-    Return the tools of these names, in that order; all for None.
+    Return the tools of these names, in that order; all of `TOOLS` for None.
+
+    Args:
+        further: Those that there are on top of them.
 
     Raises:
         InvalidRequest: There is none of a name.
     """
     if names is None:
         return TOOLS
-    known = {tool.name: tool for tool in TOOLS}
+    known = {tool.name: tool for tool in (*TOOLS, *further)}
     names = tuple(names)
     if unknown := [name for name in names if name not in known]:
         raise InvalidRequest(f"No such tool: {', '.join(unknown)}. There are {', '.join(known)}")
