@@ -22,7 +22,7 @@ serve: setup  ## run the server at its default address
 	@$(TERPD) serve
 
 template-%: setup
-	@$(TERPD) template build $*
+	@$(TERPD) template build $* --size small
 
 templates: $(addprefix template-,$(TEST_TEMPLATES))  ## build the templates that the tests use
 
@@ -63,7 +63,7 @@ check: setup js-package  ## format, lint, types, import directions, generated fi
 
 docs: setup  ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
-	@echo "site/index.html"
+	@echo "site/index.html; with search: python3 -m http.server --directory site"
 
 lock: setup  ## renew the locked packages of the templates and of the set-up
 	@tools/lock
