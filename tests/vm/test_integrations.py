@@ -26,7 +26,9 @@ from langchain_core.messages import AIMessage
 from support.scripted_model import ScriptedModel, anthropic_turn, openai_turn
 from support.server import Server
 from terp import AsyncTerp
+from terp.integrations.claude import BASH, EDITOR
 from terp.integrations.openai_sandbox import TerpSandboxClient, TerpSandboxClientOptions, TerpSandboxSessionState
+from terp.integrations.tools import Tool
 
 pytestmark = pytest.mark.vm
 
@@ -70,6 +72,25 @@ def test_anthropic(server: Server) -> None:
     assert json.loads(shown["text"])["stdout"] == "42\n"
     assert image["source"]["data"].startswith("iVBORw0KGgo")
     assert "/workspace/missing" in results[3]["content"][0]["text"]
+
+
+def test_claudes_own_tools(server: Server) -> None:
+    """A shell that lasts from call to call, and an editor that keeps a file's mode."""
+    with server.create("code-interpreter") as sandbox:
+
+        def told(tool: Tool, **arguments: object) -> str:
+            return tool.call(sandbox, arguments).text
+
+        told(EDITOR, command="create", path="/workspace/a/run.sh", file_text="echo one\n")
+        told(BASH, command="cd a; chmod +x run.sh; greeting=hello")
+        told(EDITOR, command="str_replace", path="/workspace/a/run.sh", old_str="one", new_str="two")
+        told(EDITOR, command="insert", path="/workspace/a/run.sh", insert_line=0, insert_text="#!/bin/sh")
+
+        assert told(BASH, command="./run.sh; echo $greeting; false") == "two\nhello\n[exit code 1]"
+        assert told(EDITOR, command="view", path="/workspace/a/run.sh") == "     1\t#!/bin/sh\n     2\techo two"
+        assert told(EDITOR, command="view", path="/workspace") == "a/"
+        told(BASH, restart=True)
+        assert told(BASH, command="pwd; echo $greeting") == "/workspace"
 
 
 def test_openai_agents(server: Server) -> None:
