@@ -160,27 +160,33 @@ class Contexts:
                     raise Refused("cancelled", "Nobody waits for it any more")
                 if context.removed:
                     raise Refused("context_not_found", f"Context {context.id} was removed meanwhile")
-                await self._run(context, order, emit)
+                if not await self._run(context, order, emit, once_more=True):
+                    await self._run(context, order, emit, once_more=False)
         finally:
             context.waiting -= 1
 
-    async def _run(self, context: Context, order: Order, emit: Callable[[Line], None]) -> None:
+    async def _run(self, context: Context, order: Order, emit: Callable[[Line], None], *, once_more: bool) -> bool:
+        """Return whether that was all. With *once_more* it is not, if its kernel had died before it began."""
         if context.kernel is not None and context.kernel.died.done():
             context.lost = True
         kernel = await self._started(context)
-        restarted, context.lost = context.lost, False
-        emit({"started": True})
+        restarted = context.lost
         began = time.monotonic()
+        context.lost = False
         context.last_used_at = time.time()
         context.executions += 1
+        emit({"started": True})
         output = Output(emit)
         reply, interrupted, killed = None, False, False
         try:
-            await kernel.set_environment(self._env)
+            await self._give_environment(kernel)
             executing = asyncio.create_task(kernel.execute(order.code, output.take))
             interrupted, killed = await self._watched(kernel, executing, order)
             reply = await executing
-        except Dead:
+        except Dead as dead:
+            if once_more and not (dead.begun or killed or context.removed):
+                context.lost = True
+                return False
             restarted = True
             if killed:
                 output.error("KernelKilled", "The code did not yield to an interrupt; its kernel was killed", [])
@@ -191,7 +197,7 @@ class Contexts:
                     "KernelDied", "The kernel died while the code ran, or was restarted; its variables are lost", []
                 )
         if reply is not None and reply.status != "ok" and not output.failed:
-            output.error("KernelError", f"The kernel refused the code: {reply.status}", [])
+            output.error(*reply.error)  # an interrupt may come before the cell's own first line
         truncated = output.finish()
         emit(
             {
@@ -207,6 +213,14 @@ class Contexts:
         )
         if reply is None and not context.removed:
             self._spawn(self._revive(context))
+        return True
+
+    async def _give_environment(self, kernel: Kernel) -> None:
+        """Raises Dead; whatever the kernel had begun then, it was not what the user wants to be run."""
+        try:
+            await kernel.set_environment(self._env)
+        except Dead as dead:
+            raise Dead(str(dead), begun=False) from dead
 
     async def _watched(self, kernel: Kernel, executing: asyncio.Task[Reply], order: Order) -> tuple[bool, bool]:
         """Wait for the end of a run, and bring it about when it is time. Whether it timed out, and had to be killed."""

@@ -21,18 +21,25 @@ from terp_kernels.nursery import NotStarted, Nursery
 from terp_kernels.zygote import INLINE
 
 READY_S = 120.0  # from the fork to the first answer; about a second under emulation
-_ASK_AGAIN_S = 1.0
+_ASK_AGAIN_S = 1.0  # doubled each time: a host so busy that an answer takes longer must not be asked ever more
 _IDLE_S = 5.0  # from the reply to the last output, which comes by another socket and may be lost in a flood
 
 
 class Dead(Exception):
-    """The kernel's process has ended."""
+    """The kernel's process has ended. `begun`: what it was asked for had, or may have."""
+
+    def __init__(self, message: str, *, begun: bool) -> None:
+        super().__init__(message)
+        self.begun = begun
 
 
 @dataclass(frozen=True)
 class Reply:
+    """`error` is name, value and traceback of what an "error" status is about."""
+
     status: str
     execution_count: int | None
+    error: tuple[str, str, list[str]]
 
 
 @dataclass
@@ -40,6 +47,7 @@ class _Execution:
     take: Callable[[str, Mapping[str, Any]], None]
     replied: asyncio.Future[Mapping[str, Any]]
     idle: asyncio.Future[None]
+    begun: bool = False
 
 
 class Kernel:
@@ -77,8 +85,9 @@ class Kernel:
                 self._client.load_connection_file()
                 self._client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=False)
                 self._tasks = [asyncio.create_task(self._read_iopub()), asyncio.create_task(self._read_shell())]
-                while not await self._answers():
-                    pass
+                patience_s = _ASK_AGAIN_S
+                while not await self._answers(patience_s):
+                    patience_s *= 2
         except (OSError, TimeoutError, Dead) as error:
             await self.kill()
             why = f"not within {READY_S:.0f} s" if isinstance(error, TimeoutError) else str(error)
@@ -143,10 +152,10 @@ class Kernel:
         with contextlib.suppress(OSError):
             Path(f"/proc/{self._pid}/oom_score_adj").write_text("0")
 
-    async def _answers(self) -> bool:
+    async def _answers(self, within_s: float) -> bool:
         """Whether both channels are connected: output that is sent before would be lost."""
         try:
-            async with asyncio.timeout(_ASK_AGAIN_S):
+            async with asyncio.timeout(within_s):
                 await self._ask("kernel_info_request", {}, _ignore, strict=True)
         except TimeoutError:
             return False
@@ -161,7 +170,7 @@ class Kernel:
         strict: bool = False,
     ) -> Reply:
         if self.died.done() or self._client is None:
-            raise Dead(f"the {self.language} kernel has ended")
+            raise Dead(f"the {self.language} kernel has ended", begun=False)
         loop = asyncio.get_running_loop()
         message = self._client.session.msg(kind, content)
         execution = _Execution(take, loop.create_future(), loop.create_future())
@@ -171,13 +180,15 @@ class Kernel:
             await asyncio.wait({execution.replied, self.died}, return_when=asyncio.FIRST_COMPLETED)
             if not execution.replied.done():
                 await asyncio.wait({execution.idle}, timeout=0.2)  # what it said last may be on its way
-                raise Dead(f"the {self.language} kernel has ended")
+                raise Dead(f"the {self.language} kernel has ended", begun=execution.begun)
             await asyncio.wait(
                 {execution.idle, self.died}, timeout=None if strict else _IDLE_S, return_when=asyncio.FIRST_COMPLETED
             )
             reply = execution.replied.result()
             count = reply.get("execution_count")
-            return Reply(str(reply.get("status")), count if isinstance(count, int) else None)
+            name, value = str(reply.get("ename", "KernelError")), str(reply.get("evalue", ""))
+            traceback = [str(line) for line in reply.get("traceback") or []]
+            return Reply(str(reply.get("status")), count if isinstance(count, int) else None, (name, value, traceback))
         finally:
             del self._executions[message["header"]["msg_id"]]
 
@@ -193,6 +204,7 @@ class Kernel:
                 continue
             kind, content = message["header"]["msg_type"], message["content"]
             if kind == "status":
+                execution.begun = True
                 if content.get("execution_state") == "idle" and not execution.idle.done():
                     execution.idle.set_result(None)
             else:

@@ -260,8 +260,9 @@ def test_variables_outlive_a_pause_and_forks_go_their_own_way(server: Server, sa
     finally:
         for child in children:
             child.terminate()
-    assert all(text.startswith("({'a': 1}, ") for text in drawn)
-    assert not set(drawn[0].split(", ")[1:]) & set(drawn[1].split(", ")[1:])
+    numbers = [text.split(",") for text in drawn]
+    assert [each[0] for each in numbers] == ["({'a': 1}"] * 2
+    assert not set(numbers[0][1:]) & set(numbers[1][1:])
 
 
 def test_a_run_goes_on_over_a_snapshot(sandbox: Sandbox) -> None:
