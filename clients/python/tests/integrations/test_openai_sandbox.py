@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 from agents.sandbox import ExecTimeoutError, ExecTransportError
 from agents.sandbox.errors import PtySessionNotFoundError
 
-from terp import AsyncTerp
-from terp.integrations.openai_processes import MAX_HELD_BYTES
+from terp import AsyncPty, AsyncTerp, StateConflict
+from terp.integrations.openai_processes import MAX_HELD_BYTES, Process
 from terp.integrations.openai_sandbox import TerpSandboxClient, TerpSandboxClientOptions
 
 OTHER_ID = "sbx_01JG0000000000000000000001"
@@ -123,3 +124,40 @@ async def test_output_that_nobody_asked_for_is_bounded(server, session) -> None:
     assert update.output.endswith(b"xend")
     with pytest.raises(PtySessionNotFoundError):
         await session.pty_write_stdin(session_id=1, chars="")
+
+
+class Ending(AsyncPty):
+    """A terminal that ends while somebody types."""
+
+    def __init__(self) -> None:
+        self._over = asyncio.Event()
+
+    async def output(self, offset=0):
+        await self._over.wait()
+        yield b"bye"
+
+    async def wait(self, timeout=None):
+        return 4
+
+    async def write(self, data):
+        self._over.set()
+        raise StateConflict("It has ended")
+
+
+async def test_a_terminal_that_ends_while_somebody_types_has_ended() -> None:
+    process = Process(Ending())
+
+    await process.type("x")
+
+    assert (await process.output(0), process.exit_code, process.ended) == ("bye", 4, True)
+
+
+async def test_a_command_without_a_terminal_takes_no_input(server, session) -> None:
+    server.reply(201, COMMAND)
+    server.exec(server.started, server.exited())
+    process = Process(await session._inner.sandbox.start("make"))
+
+    with pytest.raises(RuntimeError, match=r"^stdin is not available for this process$"):
+        await process.type("x")
+
+    await process.output(30_000)

@@ -26,6 +26,7 @@ from terp.models import Exited, Stdout
 MAX_HELD_BYTES = 1024 * 1024  # of output that nobody has asked for; older output is dropped
 _FIRST_YIELD_MS = 10_000
 _NEXT_YIELD_MS = 250
+_END_TOLD_S = 5.0  # by when the end of a process has come over the network
 _SIGKILL = 9
 
 
@@ -51,6 +52,26 @@ class Process:
         data = bytes(self._held)
         self._held.clear()
         return self._decoder.decode(data, final=self.ended)
+
+    async def type(self, chars: str) -> None:
+        """
+        Type into its terminal; into one that has ended, nothing.
+
+        Raises:
+            RuntimeError: It has none; with the words that the SDK looks for.
+            TerpError: It was not typed.
+        """
+        if not isinstance(self.inside, AsyncPty):
+            raise RuntimeError("stdin is not available for this process")  # noqa: TRY004 - as the SDK wants it
+        if self.ended:
+            return
+        try:
+            await self.inside.write(chars)
+        except TerpError:
+            # It may have ended just now: then its end is what there is to tell.
+            await asyncio.wait([self._following], timeout=_END_TOLD_S)
+            if not self.ended:
+                raise
 
     async def end(self) -> None:
         """Kill it, if it still runs."""
@@ -114,7 +135,7 @@ class Processes:
         self._running[number] = process
         yield_time_ms = _FIRST_YIELD_MS if yield_time_s is None else int(yield_time_s * 1000)
         await self._make_room()
-        return await self._update(number, clamp_pty_yield_time_ms(yield_time_ms), max_output_tokens)
+        return await self._update(number, process, clamp_pty_yield_time_ms(yield_time_ms), max_output_tokens)
 
     async def write(
         self, number: int, chars: str, *, yield_time_s: float | None, max_output_tokens: int | None
@@ -124,27 +145,25 @@ class Processes:
 
         Raises:
             PtySessionNotFoundError: There is none of that number, or its end was told already.
-            RuntimeError: It has no terminal, and *chars* are not empty; with the words that the SDK looks for.
+            RuntimeError: It has no terminal, and *chars* are not empty.
         """
         process = self._running.get(number)
         if process is None:
             raise PtySessionNotFoundError(session_id=number)
         if chars:
-            if not isinstance(process.inside, AsyncPty):
-                raise RuntimeError("stdin is not available for this process")
-            if not process.ended:
-                await process.inside.write(chars)
+            await process.type(chars)
         asked_ms = _NEXT_YIELD_MS if yield_time_s is None else int(yield_time_s * 1000)
         yield_time_ms = resolve_pty_write_yield_time_ms(yield_time_ms=asked_ms, input_empty=not chars)
-        return await self._update(number, yield_time_ms, max_output_tokens)
+        return await self._update(number, process, yield_time_ms, max_output_tokens)
 
     async def end_all(self) -> None:
         processes = list(self._running.values())
         self._running.clear()
         await asyncio.gather(*(process.end() for process in processes))
 
-    async def _update(self, number: int, yield_time_ms: int, max_output_tokens: int | None) -> PtyExecUpdate:
-        process = self._running[number]
+    async def _update(
+        self, number: int, process: Process, yield_time_ms: int, max_output_tokens: int | None
+    ) -> PtyExecUpdate:
         output = await process.output(yield_time_ms)
         ended = process.ended
         if ended:
