@@ -3,7 +3,7 @@ What MkDocs does beyond its own: one text stands in one place.
 
     <!-- include: ARCHITECTURE.md -->   the file of that path in the tree, with its links turned to pages of the site
     <!-- code: path/to/program.py -->   the same, as code
-    <!-- generated: rest -->            a reference made from what it describes: rest, terp, terpd, tools, metrics
+    <!-- generated: rest -->            a reference made from what it describes; all names are in GENERATED
 """
 
 from __future__ import annotations
@@ -116,10 +116,29 @@ def _metrics() -> str:
     return "\n".join(rows)
 
 
+def _errors() -> str:
+    """The server's codes, in the words of the SDK's class of the same name."""
+    import terp  # noqa: PLC0415  only the pages that show it need it
+
+    from terpd.api.errors import status_of  # noqa: PLC0415
+    from terpd.model import errors  # noqa: PLC0415
+
+    kinds = [errors.TerpError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    rows = ["| code | status | class in the SDKs | |", "|---|---|---|---|"]
+    for kind in sorted(kinds[1:], key=lambda kind: kind.code):
+        if kind.__module__ == errors.__name__:  # others are of operators' commands
+            about = (getattr(terp, kind.__name__).__doc__ or "").strip().splitlines()[0]
+            rows.append(f"| `{kind.code}` | {status_of(kind(''))} | `{kind.__name__}` | {about} |")
+    return "\n".join(rows)
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "rest": _rest,
     "terp": _terp,
     "terpd": _terpd,
     "tools": _tools,
     "metrics": _metrics,
+    "errors": _errors,
 }

@@ -22,7 +22,7 @@ def render(description: Json) -> str:
     for path, calls in description["paths"].items():
         for method, call in calls.items():
             by_tag.setdefault(call["tags"][0], []).append(_call(method, path, call, usual))
-    lines = ["## Errors\n", "What these mean unless a call says otherwise.\n", "| status | |\n|---|---|"]
+    lines = ["## Statuses\n", "What these mean unless a call says otherwise.\n", "| status | |\n|---|---|"]
     lines += [f"| {status} | {_cell(text)} |" for status, text in sorted(usual.items())]
     lines.append("")
     lines += [f"## {tag.capitalize()}\n\n" + "\n".join(calls) for tag, calls in by_tag.items()]
@@ -80,7 +80,7 @@ def _answers(responses: Json, usual: Mapping[str, str]) -> Iterator[str]:
         said = "" if text == "Successful Response" else _cell(text)
         yield f"| {status} | {'. '.join(filter(None, (body, said))) or 'Done; no body'} |"
     if errors:
-        yield f"| {', '.join(errors)} | [as usual](#errors) |"
+        yield f"| {', '.join(errors)} | [as usual](#statuses) |"
     yield ""
 
 
