@@ -107,7 +107,9 @@ async def test_events_arrive(open_api: RunningApi, receiver: Receiver) -> None:
     while any(each["status"] == "pending" for each in await log()):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     deliveries = await log()
-    assert [each["type"] for each in deliveries] == [f"sandbox.{step}" for step in ("terminated", "resumed", "paused", "created")]
+    assert [each["type"] for each in deliveries] == [
+        f"sandbox.{step}" for step in ("terminated", "resumed", "paused", "created")
+    ]
     assert {each["response_status"] for each in deliveries} == {200}
     (found,) = (await open_api.client.get(HOOKS)).json()["webhooks"]
     assert found["last_delivery_at"] is not None

@@ -100,22 +100,22 @@ class SimulatedGuest:
                 return
             self._answer(host, stream, request)
 
+    def _wake(self, wake: wire.Wake) -> None:
+        self.state = "awake"
+        self.hostname = wake.hostname or self.hostname
+        self.env = {**(self.env if wake.keep_env else {}), **wake.env}
+        self.ephemeral = {**(self.ephemeral if wake.keep_env else {}), **wake.ephemeral_env}
+        if wake.trust or wake.forked or not wake.keep_env:
+            self.trust = wake.trust
+        self.entropy.append(wake.entropy)
+
     def _answer(self, host: Host, stream: int, request: wire.Request) -> None:
         match request.WhichOneof("call"):
             case "hello":
                 reply = wire.HelloReply(wire_version=1, agent_version="0", state=self.state, boot_id=bytes(16))
                 host.reply(stream, hello=reply)
             case "wake":
-                self.state = "awake"
-                self.hostname = request.wake.hostname or self.hostname
-                self.env = {**(self.env if request.wake.keep_env else {}), **request.wake.env}
-                self.ephemeral = {
-                    **(self.ephemeral if request.wake.keep_env else {}),
-                    **request.wake.ephemeral_env,
-                }
-                if request.wake.trust or request.wake.forked or not request.wake.keep_env:
-                    self.trust = request.wake.trust
-                self.entropy.append(request.wake.entropy)
+                self._wake(request.wake)
                 host.reply(stream, wake=wire.WakeReply())
             case "volume_attach":
                 assert self.volume is not None

@@ -27,8 +27,8 @@ _MEANINGS = {
     403: "The key lacks a scope, or the tenant's limit is reached (`plan_limit`)",
     404: "There is no such thing, or it is another tenant's",
     409: "Not in this state, and `status` says which it is; or there are too many snapshots (`snapshot_cap_reached`), "
-    "or a saved state cannot be used here (`state_mismatch`, `state_damaged`), or a command that was given secrets runs "
-    "(`secrets_in_use`)",
+    "or a saved state cannot be used here (`state_mismatch`, `state_damaged`), or a command that was given secrets "
+    "runs (`secrets_in_use`)",
     410: "That part of the log is not kept any more; `first_offset` says from where it is",
     413: "Larger than allowed; `limit` says what is",
     422: "A field is wrong, or asks for what this server does not offer (`not_offered`)",

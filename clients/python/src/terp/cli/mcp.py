@@ -1,5 +1,5 @@
 """
-`terp mcp`: the server's tools for a program that starts its tool servers itself and speaks to them over stdin and stdout.
+`terp mcp`: the server's tools for a program that starts its tool servers itself and speaks to them over their stdin.
 
 Each call is handed on to the server over HTTP, with its progress and its cancellation; the tools are described and run
 there alone.
