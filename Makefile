@@ -26,8 +26,7 @@ template-%: setup
 
 templates: $(addprefix template-,$(TEST_TEMPLATES))  ## build the templates that the tests use
 
-test: templates js-package browser  ## set up, build the test templates, run every test
-	cargo test --workspace --locked
+test: setup js-package browser  ## set up, build the test templates, run every test
 	@tools/test
 
 vm: templates js-package  ## run the tests that boot machines
