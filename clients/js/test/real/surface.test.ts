@@ -117,9 +117,14 @@ test("a volume is held by one, and outlives it", async () => {
   expect((await Volume.get("from-js")).id).toBe(volume.id);
 });
 
-test("a webhook's address must be a public one", async () => {
-  await expect(Webhook.create("http://127.0.0.1/hook")).rejects.toThrow(InvalidRequest);
-  for await (const webhook of Webhook.list()) expect(webhook.secret).toBeNull();
+test("a webhook is made, seen without its secret, and deleted", async () => {
+  await expect(Webhook.create("ftp://127.0.0.1/hook")).rejects.toThrow(InvalidRequest);
+  const made = await Webhook.create("http://127.0.0.1/hook");
+  expect(made.secret).toMatch(/^whsec_/);
+  const found = [];
+  for await (const webhook of Webhook.list()) found.push(webhook);
+  expect(found.map((webhook) => [webhook.id, webhook.secret])).toContainEqual([made.id, null]);
+  await made.delete();
 });
 
 test("what it uses", async () => {
