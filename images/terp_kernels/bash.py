@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from ipykernel.kernelapp import IPKernelApp
 
-from terp_kernels.driven import DrivenKernel, interruptible
+from terp_kernels.driven import ChildEnded, DrivenKernel, interruptible
 
 # Interactive, because only then an interrupt ends the cell and not the shell. It reads its commands from a pipe: no
 # prompts, no editing, no history.
@@ -60,7 +60,10 @@ class BashKernel(DrivenKernel):
 
     def _tell(self, line: str) -> None:
         # Two lines: an interrupt ends the first.
-        self._child.stdin.write(f"{line}\nprintf '%s\\0' $? >&{self._writing}\n".encode())
+        try:
+            self._child.stdin.write(f"{line}\nprintf '%s\\0' $? >&{self._writing}\n".encode())
+        except OSError as error:
+            raise ChildEnded from error
 
 
 def launch(connection_file: str) -> None:

@@ -24,6 +24,7 @@ from terp_kernels.output import Line, Output
 MAX_CONTEXTS = 16
 MAX_WAITING = 64  # runs of one context
 _INTERRUPTS_S = (2.0, 3.0, 5.0)  # how long each of them may take; then the kernel is killed
+_ENVIRONMENT_S = 30.0  # to give it to an idle kernel; one that does not take it is stuck
 _DEFAULTS = {"python": "default", "javascript": "default-javascript", "bash": "default-bash"}
 _OF_A_SHELL = frozenset({"PWD", "OLDPWD", "SHLVL", "_"})
 _WARM_UP = "__import__('terp_kernels.inside').inside.warm_up()"
@@ -216,9 +217,16 @@ class Contexts:
         return True
 
     async def _give_environment(self, kernel: Kernel) -> None:
-        """Raises Dead; whatever the kernel had begun then, it was not what the user wants to be run."""
+        """
+        Raises Dead; whatever the kernel had begun then, it was not what the user wants to be run. One that does not
+        take it in time is killed.
+        """
         try:
-            await kernel.set_environment(self._env)
+            async with asyncio.timeout(_ENVIRONMENT_S):
+                await kernel.set_environment(self._env)
+        except TimeoutError as error:
+            await kernel.kill()
+            raise Dead(f"the kernel did not take its environment in {_ENVIRONMENT_S:.0f} s", begun=False) from error
         except Dead as dead:
             raise Dead(str(dead), begun=False) from dead
 

@@ -70,6 +70,7 @@ class Kernel:
         self._executions: dict[str, _Execution] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._pid = 0
+        self._interpreters: list[int] | None = None  # leaders of the groups that end with it; None: not known yet
         self._client: Any = None
 
     async def start(self, nursery: Nursery) -> None:
@@ -88,6 +89,7 @@ class Kernel:
                 patience_s = _ASK_AGAIN_S
                 while not await self._answers(patience_s):
                     patience_s *= 2
+            self._find_interpreters()
         except (OSError, TimeoutError, Dead) as error:
             await self.kill()
             why = f"not within {READY_S:.0f} s" if isinstance(error, TimeoutError) else str(error)
@@ -123,6 +125,8 @@ class Kernel:
         """SIGKILL. Nothing of it is left."""
         for task in self._tasks:
             task.cancel()
+        if self._interpreters is None:
+            self._find_interpreters()
         self._signal(signal.SIGKILL)
         if self._client is not None:
             self._client.stop_channels()
@@ -140,17 +144,33 @@ class Kernel:
 
     def _watch(self) -> None:
         """Learn at once of its end. And let it be what is ended first when memory runs out. Raises OSError: gone."""
-        descriptor = os.pidfd_open(self._pid)
+        try:
+            descriptor = os.pidfd_open(self._pid)
+        except OSError:
+            self.died.set_result(None)  # or `kill` would wait for ever
+            raise
         loop = asyncio.get_running_loop()
 
         def ended() -> None:
             loop.remove_reader(descriptor)
             os.close(descriptor)
+            for leader in self._interpreters or ():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(leader, signal.SIGKILL)
             self.died.set_result(None)
 
         loop.add_reader(descriptor, ended)
         with contextlib.suppress(OSError):
             Path(f"/proc/{self._pid}/oom_score_adj").write_text("0")
+
+    def _find_interpreters(self) -> None:
+        """
+        Its children before the first cell: bash or Node, in a session of its own, which would outlive it. What cells
+        start in sessions of their own is not among them, and stays.
+        """
+        with contextlib.suppress(OSError):  # gone
+            children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text()
+            self._interpreters = [int(child) for child in children.split()]
 
     async def _answers(self, within_s: float) -> bool:
         """Whether both channels are connected: output that is sent before would be lost."""

@@ -151,6 +151,9 @@ class Server:
             raise Refused("invalid", f"There is no such call: {op!r}")
 
     def _begin(self, request: dict[str, Any]) -> Run:
+        known = self._runs.get(str(request["run"]))
+        if known is not None:  # the host asks again after a connection broke: it must not run twice
+            return known
         order_code, timeout_s = str(request["code"]), float(request["timeout_s"])
         if "env" in request:
             self._contexts.set_environment({str(name): str(value) for name, value in request["env"].items()})
