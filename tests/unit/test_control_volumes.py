@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -59,6 +59,7 @@ async def names(world: Controlled) -> list[str]:
     [
         {"size_gb": 0.2},
         {"size_gb": 5000.0},
+        {"size_gb": 1e308},
         {"region": "elsewhere"},
         {"lifetime": Lifetime(days=1, hours=1)},
         {"lifetime": Lifetime(days=3651)},
@@ -187,9 +188,40 @@ async def test_a_deletion_that_broke_off_is_finished(world: Controlled) -> None:
     await world.services.volumes.sweep()
     assert volume.id in world.node.volumes
     world.node.volume_error = None
-    await world.services.volumes.sweep()
+    while await world.store.volumes_on_node("node-a"):
+        await world.services.volumes.sweep()
+        await asyncio.sleep(0.001)
     assert not world.node.volumes
-    assert await world.store.volumes_on_node("node-a") == []
+
+
+async def test_one_that_is_extended_while_others_end_stays(world: Controlled) -> None:
+    """A sweep goes by what is recorded when it comes to it."""
+    volume = await made(world, lifetime=Lifetime(hours=1))
+    world.clock.advance(3601)
+    listed = world.store.volumes_on_node
+
+    async def and_then_extended(node_id: str) -> Sequence[Volume]:
+        found = await listed(node_id)
+        await world.services.volumes.set_lifetime(TENANT, volume.id, Lifetime(days=9))
+        return found
+
+    world.store.volumes_on_node = and_then_extended  # type: ignore[method-assign]
+
+    await world.services.volumes.sweep()
+
+    assert (await now(world, volume)).status is VolumeStatus.AVAILABLE
+
+
+async def test_a_move_that_could_not_be_recorded_is_undone(world: Controlled) -> None:
+    """By the next sweep, and none that is under way is."""
+    volume = await made(world)
+    await world.store.set_volume_status(
+        volume.id, VolumeStatus.MOVING, expected=VolumeStatus.AVAILABLE, at=world.clock.now()
+    )
+
+    await world.services.volumes.sweep()
+
+    assert (await now(world, volume)).status is VolumeStatus.AVAILABLE
 
 
 async def test_a_lifetime_is_counted_from_the_creation(world: Controlled) -> None:

@@ -149,7 +149,7 @@ async def test_a_snapshots_connections_go_on_and_its_child_has_a_network(lab: La
     fetching = asyncio.create_task(lab.run(source, "curl --silent --no-buffer http://slow.example/ | tee /tmp/slow"))
     await lab.run(source, "until grep -q first /tmp/slow; do sleep 0.1; done")
 
-    await lab.node.snapshot_machine(source, key=KEY, into=into)
+    await lab.node.snapshot_machine(source, key=KEY, into=into, withhold_secrets=False)
     child = await lab.start(OPEN, state=into, fork=True)
     go_on.set()
 
@@ -214,7 +214,7 @@ async def test_a_fork_trusts_its_own_authority_alone(lab: Lab) -> None:
     await lab.run(source, "update-ca-certificates --fresh")
     _, before = await lab.run(source, "cat /usr/local/share/ca-certificates/terp-sandbox.crt")
 
-    await lab.node.snapshot_machine(source, key=KEY, into=into)
+    await lab.node.snapshot_machine(source, key=KEY, into=into, withhold_secrets=False)
     child = await lab.start(credentials, state=into, fork=True)
     without = await lab.start(RESTRICTED, state=into, fork=True)
 

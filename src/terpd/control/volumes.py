@@ -13,6 +13,7 @@ may be repeated. A volume that expires while a sandbox holds it goes with the fi
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -67,6 +68,8 @@ class Volumes:
         self._clock = clock
         self._shielded = shielded
         self._never = asyncio.Event()
+        self._moving: set[VolumeId] = set()
+        self._finishing: set[VolumeId] = set()
 
     async def create(self, tenant: TenantId, request: VolumeRequest) -> Volume:
         """
@@ -76,12 +79,11 @@ class Volumes:
             PlanLimit: The tenant has all the volumes that it may have.
         """
         self._check_region(request.region)
-        size_mib = round(request.size_gb * 1024)
-        if not MIN_SIZE_MIB <= size_mib <= MAX_SIZE_MIB:
+        if not MIN_SIZE_MIB <= request.size_gb * 1024 <= MAX_SIZE_MIB:
             raise InvalidRequest(
                 f"size_gb must be {MIN_SIZE_MIB / 1024:g} to {MAX_SIZE_MIB // 1024}, not: {request.size_gb:g}"
             )
-        volume = self.new(tenant, request.name, size_mib, request.lifetime)
+        volume = self.new(tenant, request.name, round(request.size_gb * 1024), request.lifetime)
         await self.add(volume)
         return volume
 
@@ -233,15 +235,26 @@ class Volumes:
         """Raises TerpError: records cannot be read."""
         for volume in await self._store.volumes_on_node(self._node.node_id):
             if volume.status is VolumeStatus.DELETING:
-                await self._finish(volume.id)
+                self._finish_later(volume.id)  # which may take long: others' ends do not wait for it
+            elif volume.status is VolumeStatus.MOVING and volume.id not in self._moving:
+                await self._stay(volume)  # its move could not be recorded; its disk is found where it is
             elif volume.attached_to is None and self._is_over(volume):
                 event = self._event(EventType.VOLUME_EXPIRED, volume)
-                if await self.end(volume, event) is not None:
+                if await self.end(volume, event, expired_by=self._clock.now()) is not None:
                     _log.info("volume_expired", volume=volume.id, tenant=volume.tenant)
 
     # ---- inside ----------------------------------------------------------------------------------
 
     async def _move(self, volume: Volume, region: str) -> Volume:
+        if volume.id in self._moving:
+            raise why_not_free(replace(volume, status=VolumeStatus.MOVING))
+        self._moving.add(volume.id)
+        try:
+            return await self._moved(volume, region)
+        finally:
+            self._moving.discard(volume.id)
+
+    async def _moved(self, volume: Volume, region: str) -> Volume:
         now = self._clock.now()
         before = VolumeStatus.STORED if volume.status is VolumeStatus.STORED else VolumeStatus.AVAILABLE
         ref = self.ref(volume)
@@ -269,17 +282,27 @@ class Volumes:
             volume.id, VolumeStatus.AVAILABLE, expected=VolumeStatus.MOVING, at=self._clock.now()
         )
 
-    async def end(self, volume: Volume, event: Event | None = None) -> Volume | None:
-        """Destroy the key of one that nobody holds; its files go in the background. None: it is in use."""
+    async def end(
+        self, volume: Volume, event: Event | None = None, *, expired_by: dt.datetime | None = None
+    ) -> Volume | None:
+        """
+        Destroy the key of one that nobody holds; its files go in the background. None: it is in use or, with
+        *expired_by*, its lifetime was extended beyond that.
+        """
         now = self._clock.now()
         for expected in (VolumeStatus.AVAILABLE, VolumeStatus.STORED):
             ended = await self._store.set_volume_status(
-                volume.id, VolumeStatus.DELETING, expected=expected, at=now, event=event
+                volume.id, VolumeStatus.DELETING, expected=expected, at=now, expired_by=expired_by, event=event
             )
             if ended is not None:
-                self._shielded.leave(self._finish(volume.id))
+                self._finish_later(volume.id)
                 return ended
         return None
+
+    def _finish_later(self, volume_id: VolumeId) -> None:
+        if volume_id not in self._finishing:
+            self._finishing.add(volume_id)
+            self._shielded.leave(self._finish(volume_id))
 
     async def _finish(self, volume_id: VolumeId) -> None:
         try:
@@ -287,6 +310,8 @@ class Volumes:
             await self._store.forget_volume(volume_id)
         except TerpError as error:  # its key is gone; the next sweep tries again
             _log.warning("volume_not_removed", volume=volume_id, error=error.code, context=error.context)
+        finally:
+            self._finishing.discard(volume_id)
 
     def _is_over(self, volume: Volume) -> bool:
         return volume.expires_at is not None and volume.expires_at <= self._clock.now()

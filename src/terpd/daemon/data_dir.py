@@ -11,6 +11,30 @@ from pathlib import Path
 from terpd.model.errors import Unavailable
 
 
+def check_node(data_dir: Path, node_id: str) -> None:
+    """
+    See that the data directory is of this node, as which it is marked at its first use.
+
+    Records name their node. What no record of this node knows is removed at a start: volumes and saved states, too.
+
+    Raises:
+        Unavailable: It is another node's.
+    """
+    mark = data_dir / "node_id"
+    try:
+        found = mark.read_text().strip()
+    except FileNotFoundError:
+        written = mark.with_suffix(".new")
+        written.write_text(f"{node_id}\n")
+        written.replace(mark)
+        return
+    if found != node_id:
+        raise Unavailable(
+            f"{data_dir} is of the node {found}, and this is {node_id}, by the host's name or by node_id. "
+            f"To go on with it set node_id = {found!r}, or TERP_NODE_ID; what it holds would be removed otherwise"
+        )
+
+
 @contextlib.contextmanager
 def only_one(data_dir: Path) -> Iterator[None]:
     """

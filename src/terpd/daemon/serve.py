@@ -27,7 +27,7 @@ from terpd.control.keys import SCOPES
 from terpd.control.services import Services
 from terpd.courier.courier import PublicCourier
 from terpd.daemon.config import Config
-from terpd.daemon.data_dir import only_one
+from terpd.daemon.data_dir import check_node, only_one
 from terpd.daemon.node import open_node
 from terpd.daemon.server_keys import load_keys, warn_of_missing
 from terpd.model.ports import Change
@@ -58,6 +58,7 @@ async def serve(config: Config, *, dev: bool) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     become_parent_of_orphans()
     with only_one(config.data_dir), _listen(config.host, config.port) as sock:
+        check_node(config.data_dir, config.node_id)
         keys = load_keys(config)
         courier = PublicCourier(config.upstream(), anywhere=config.webhook_allow_private)
         store = await open_sqlite(config.database)

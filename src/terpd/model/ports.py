@@ -642,11 +642,13 @@ class Store(Protocol):
         expected: VolumeStatus,
         at: dt.datetime,
         region: str | None = None,
+        expired_by: dt.datetime | None = None,
         event: Event | None = None,
     ) -> Volume | None:
         """
         Move from *expected* to *status* and tell of *event*; None when it is in another. DELETING frees its name and
-        destroys its key, with a Receipt, in the same transaction. *region* with STORED.
+        destroys its key, with a Receipt, in the same transaction. *region* with STORED. *expired_by* is a condition:
+        its lifetime ended at or before it, so that one that is extended in the last moment stays.
         """
 
     async def set_volume_lifetime(

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from terpd.model.code import CodeDone, CodeEvent, CodeRequest
 from terpd.model.errors import GuestFault, InterpreterUnavailable, NotFound, TerpError
@@ -25,17 +25,19 @@ class Code:
     """Of the machines of one node. Remembers which of them have told their kernels the environment of commands."""
 
     def __init__(self) -> None:
-        self._told: WeakSet[Machine] = WeakSet()
+        self._version: WeakKeyDictionary[Machine, int] = WeakKeyDictionary()  # of the environment, 0 at first
+        self._told: WeakKeyDictionary[Machine, int] = WeakKeyDictionary()
 
     def forget_environment(self, machine: Machine) -> None:
-        """It has changed: the next run tells it again."""
-        self._told.discard(machine)
+        """It has changed, or may have: the next run tells it again."""
+        self._version[machine] = self._version.get(machine, 0) + 1
 
     async def run(self, machine: Machine, request: CodeRequest) -> AsyncGenerator[CodeEvent, None]:
         """As `Node.run_code`."""
-        run = _Run(machine, request, with_env=machine not in self._told)
+        version = self._version.get(machine, 0)  # what is read from here on is of this one, or newer
+        run = _Run(machine, request, with_env=self._told.get(machine) != version)
         await run.begin()
-        self._told.add(machine)
+        self._told[machine] = version
         while not run.over:
             try:
                 async with aclosing(run.events()) as events:
@@ -80,7 +82,7 @@ class _Run:
         async with aclosing(self._lines):
             line = self._first
             while not self.over:
-                if "started" in line:
+                if "started" in line and "n" in line:
                     self._deadline.start()
                 event = self._told.take(line)
                 self.over = isinstance(event, CodeDone)
@@ -113,26 +115,34 @@ class _Run:
 
 class _Deadline:
     """
-    Who reads slowly holds the lines back, and that is no fault of the guest: it is always given the grace.
+    Who reads slowly holds the lines back, and that is no fault of the guest: the time he takes does not count.
     """
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._at = self._loop.time() + _LONGEST_WAIT_S
+        self._starts_left = 2  # a second one after a kernel that had died before it began
+        self._given_at: float | None = None
 
     def start(self) -> None:
-        self._at = self._loop.time() + self._timeout_s
+        if self._starts_left:
+            self._starts_left -= 1
+            self._at = self._loop.time() + self._timeout_s
 
     async def next(self, lines: AsyncGenerator[kernels.Line, None]) -> kernels.Line:
         """Raises GuestFault: nothing came in time, or the lines ended before the last."""
+        if self._given_at is not None:
+            self._at += self._loop.time() - self._given_at
         try:
-            async with asyncio.timeout_at(max(self._at, self._loop.time()) + _GRACE_S):
+            async with asyncio.timeout_at(self._at + _GRACE_S):
                 return await anext(lines)
         except TimeoutError:
             raise GuestFault("The guest did not report the end of the code in time") from None
         except StopAsyncIteration:
             raise GuestFault("The program that keeps the sandbox's kernels stopped reporting on the code") from None
+        finally:
+            self._given_at = self._loop.time()
 
 
 def _explained(machine: Machine, error: NotFound) -> TerpError:

@@ -188,9 +188,12 @@ class Host:
             await guest.resize_pty(exec_id, size)
 
     async def change_env(self, sandbox_id: SandboxId, to_set: Mapping[str, str], to_unset: Collection[str]) -> None:
-        async with self._guest(sandbox_id) as guest:
-            await guest.change_env(to_set, to_unset)
-        self._code.forget_environment(self._machine(sandbox_id))
+        machine = self._machine(sandbox_id)
+        try:
+            async with self._guest(sandbox_id) as guest:
+                await guest.change_env(to_set, to_unset)
+        finally:  # also if the answer was lost: it may have been done
+            self._code.forget_environment(machine)
 
     async def env_names(self, sandbox_id: SandboxId) -> Sequence[str]:
         async with self._guest(sandbox_id) as guest:

@@ -45,7 +45,13 @@ _detach_of_all = sa.update(volumes).where(_held).values(attached_to=None, status
 _home_of_all = sa.update(volumes).where(_held, volumes.c.node_id.is_(None)).values(node_id=_bind("new_node"))
 _move_of_all = (
     sa.update(volumes)
-    .where(_its, volumes.c.status == _bind("expected"))
+    .where(
+        _its,
+        volumes.c.status == _bind("expected"),
+        sa.or_(
+            _bind("expired_by", type_=UtcTime).is_(None), volumes.c.expires_at <= _bind("expired_by", type_=UtcTime)
+        ),
+    )
     .values(status=_bind("new_status"), region=sa.func.coalesce(_bind("new_region", type_=sa.String), volumes.c.region))
     .returning(*volumes.c)
 )
@@ -142,6 +148,7 @@ class VolumeRecords:
         expected: VolumeStatus,
         at: dt.datetime,
         region: str | None = None,
+        expired_by: dt.datetime | None = None,
         event: Event | None = None,
     ) -> Volume | None:
         values = {
@@ -149,6 +156,7 @@ class VolumeRecords:
             "new_status": status.value,
             "expected": expected.value,
             "new_region": region,
+            "expired_by": expired_by,
         }
 
         def work(connection: sa.Connection) -> Volume | None:

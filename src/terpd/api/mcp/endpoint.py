@@ -15,13 +15,14 @@ from starlette.types import Receive, Scope, Send
 from terpd.api.auth import caller_of
 from terpd.api.middleware import MAX_BODY_BYTES
 from terpd.control.services import Services
-from terpd.model.errors import Unauthenticated, Unavailable
+from terpd.model.errors import LimitExceeded, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
 PATH = "/api/sandboxes/mcp"
 MAX_SESSIONS = 1000
+MAX_OF_TENANT = 100  # so that no tenant takes all
 IDLE_S = 30 * 60.0
 
 
@@ -39,6 +40,10 @@ class McpEndpoint:
         if caller is None:
             raise Unauthenticated("An API key is needed: Authorization: Bearer terp_…")
         manager = await self._manager()
+        if not any(name == b"mcp-session-id" for name, _ in scope["headers"]):
+            owners = manager._session_owners.values()  # noqa: SLF001 - it counts all together only
+            if sum(owner["subject"] == caller.tenant for owner in owners) >= MAX_OF_TENANT:
+                raise LimitExceeded(f"{MAX_OF_TENANT} sessions are open; end one, or let it idle for half an hour")
         from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser  # noqa: PLC0415
         from mcp.server.auth.provider import AccessToken  # noqa: PLC0415
 

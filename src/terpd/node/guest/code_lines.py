@@ -83,6 +83,8 @@ class RunLines:
             return self._raised(_object(line["error"]))
         if "done" in line:
             return self._done(_object(line["done"]))
+        if "left_out" in line:
+            self._truncated["results"] = None
         return None
 
     def _text(self, line: Mapping[str, Any]) -> CodeText | None:
@@ -97,6 +99,9 @@ class RunLines:
         return CodeText(stream, encoded.decode(errors="ignore")) if encoded else None
 
     def _result(self, given: Mapping[str, Any]) -> CodeResult | None:
+        if self._results >= MAX_RESULTS:
+            self._truncated["results"] = None
+            return None
         forms = {name: _text(given[name]) for name in _TEXTS if given.get(name) is not None}
         size = sum(len(form.encode()) for form in forms.values())
         png, tree, chart = given.get("png"), given.get("json"), given.get("chart")
@@ -106,10 +111,10 @@ class RunLines:
             tree = _object(tree)
         if chart is not None:
             chart = _object(chart)
-        size += sum(len(json.dumps(value, ensure_ascii=False)) for value in (tree, chart) if value is not None)
+        size += sum(_json_size(value) for value in (tree, chart) if value is not None)
         present: dict[str, Any] = {**forms, "png": png, "json": tree, "chart": chart}
         fits = size <= MAX_RESULT_BYTES and self._results_bytes + size <= MAX_RESULTS_BYTES
-        if not fits or self._results >= MAX_RESULTS:
+        if not fits:
             self._truncated["results"] = None
             return None
         self._results += 1
@@ -148,6 +153,11 @@ class RunLines:
             restarted=given.get("restarted") is True,
             truncated=tuple(self._truncated),
         )
+
+
+def _json_size(value: object) -> int:
+    """As the guest measures it."""
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def context(given: object) -> CodeContext:

@@ -209,6 +209,8 @@ class Stream:
         self._phase = following
         if kind == "exec_output":
             return self._receive_exec_output(reply.exec_output)
+        if kind == "file_event" and len(payload) > _cost(reply.file_event):
+            return self._violation("an event with more in it than it tells")  # fields that nobody knows are kept, too
         wrong = self._count(kind or "", reply)
         if wrong is None and not self.cancelled:
             self._inbox.add(reply)
