@@ -20,7 +20,7 @@ from mcp.types import CallToolResult, ImageContent, TextResourceContents
 from support.api import RunningApi
 from support.until import until
 
-from terpd.api.mcp import running
+from terpd.api.mcp import endpoint, running
 from terpd.model.code import CodeDone, CodeResult, ResultType
 
 TOOLS = {
@@ -257,3 +257,14 @@ async def test_without_a_key(api: RunningApi) -> None:
     answer = await api.client.post("/api/sandboxes/mcp", json=INITIALIZE, headers={**ACCEPT, "authorization": ""})
     assert answer.status_code == 401
     assert answer.json()["code"] == "unauthenticated"
+
+
+async def test_sessions_of_a_tenant_are_bounded(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opens too many is refused further ones; others are not."""
+    monkeypatch.setattr(endpoint, "MAX_OF_TENANT", 1)
+    path = "/api/sandboxes/mcp"
+    assert (await api.client.post(path, json=INITIALIZE, headers=ACCEPT)).status_code == 200
+    refused = await api.client.post(path, json=INITIALIZE, headers=ACCEPT)
+    assert (refused.status_code, refused.json()["code"]) == (429, "limit_exceeded")
+    async with await api.as_key(await api.key(tenant="another")) as other:
+        assert (await other.post(path, json=INITIALIZE, headers=ACCEPT)).status_code == 200
