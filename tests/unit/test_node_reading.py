@@ -161,6 +161,10 @@ def events(*replies: wire.FileEvent) -> Callable[[Host, int, wire.Request], None
 
 
 READY = wire.FileEvent(kind=wire.FileEvent.READY, path="/w")
+# With a field of 1000 bytes that this wire does not know.
+PADDED = wire.FileEvent.FromString(
+    wire.FileEvent(kind=wire.FileEvent.CREATED, path="/w/x").SerializeToString() + b"\x9a\x06\xe8\x07" + bytes(1000)
+)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +172,7 @@ READY = wire.FileEvent(kind=wire.FileEvent.READY, path="/w")
     [
         (wire.FileEvent(kind=wire.FileEvent.CREATED, path="/w/x"),),
         (READY, READY),
+        (READY, PADDED),
         (READY, wire.FileEvent(kind=99, path="/w/x")),
         (READY, wire.FileEvent(kind=wire.FileEvent.CREATED, path="relative")),
         (READY, wire.FileEvent(kind=wire.FileEvent.CREATED, path="")),
