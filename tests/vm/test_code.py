@@ -11,11 +11,12 @@ import pytest
 from support.server import Server
 from terp import Sandbox
 from terp.errors import TerpError
-from terp.models import CodeDone, CodeText, Result
+from terp.models import CodeDone, CodeText, Execution, Result
 
 pytestmark = pytest.mark.vm
 
 DIES = "import os\nos._exit(3)"
+_ENDED = "for n in $(seq 100); do pgrep -s {} -r D,R,S,T || exit 0; sleep 0.1; done; exit 1"  # all of a session has ended
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,31 @@ def test_a_kernel_that_dies_is_found_out_and_replaced(sandbox: Sandbox) -> None:
     assert after.text.startswith("(False,")
     assert not after.restarted
     assert (found.restarted, found.text) == (True, "1")
+    context.remove()
+
+
+def test_nothing_of_a_bash_context_outlives_its_kernel(sandbox: Sandbox) -> None:
+    """Not when it is restarted in an endless loop, nor when its kernel is killed. One without its bash is replaced."""
+    context = sandbox.create_code_context(language="bash")
+    loop = "echo $$ >/tmp/shell; bash -c 'while :; do :; done'"
+    executions: list[Execution] = []
+    running = threading.Thread(target=lambda: executions.append(context.run_code(loop, timeout=300)))
+    running.start()
+    looping = sandbox.exec("until [ -s /tmp/shell ]; do sleep 0.1; done; cat /tmp/shell").check().stdout.strip()
+
+    context.restart()
+    running.join()
+    after_restart = sandbox.exec(_ENDED.format(looping))
+    shell = context.run_code("echo $$").stdout.strip()
+    sandbox.exec(f"kill -9 {shell}").check()
+    found = context.run_code("echo $$", timeout=120)
+    shell = context.run_code("echo $$").stdout.strip()
+    sandbox.exec(f"kill -9 $(ps -o ppid= -p {shell})").check()
+    after_death = sandbox.exec(_ENDED.format(shell))
+
+    assert executions[0].restarted
+    assert (after_restart.exit_code, after_death.exit_code) == (0, 0), (after_restart, after_death)
+    assert (found.restarted, found.interrupted) == (True, False)
     context.remove()
 
 
