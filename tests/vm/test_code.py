@@ -16,7 +16,7 @@ from terp.models import CodeDone, CodeText, Execution, Result
 pytestmark = pytest.mark.vm
 
 DIES = "import os\nos._exit(3)"
-_ENDED = "for n in $(seq 100); do pgrep -s {} -r D,R,S,T || exit 0; sleep 0.1; done; exit 1"  # all of a session has ended
+_ENDED = "for n in $(seq 100); do pgrep -s {} -r D,R,S,T || exit 0; sleep 0.1; done; exit 1"  # a session has ended
 
 
 @pytest.fixture(scope="module")
