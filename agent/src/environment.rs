@@ -76,10 +76,13 @@ impl Taken {
         Self { env: std::mem::take(&mut life.ephemeral), replaced: life.replaced }
     }
 
-    /// Gives them to the host. Where its session ended before, they go back, unless others took their place meanwhile.
+    /// Gives them to the host. Where it cancelled the call or its session ended before, they go back, unless others took
+    /// their place meanwhile.
     pub(crate) fn hand_over(self, agent: &Agent, call: &Call) -> Result<(), Stop> {
         let reply = FreezeReply { ephemeral_env: self.env.clone() };
-        let outcome = call.reply(reply::Kind::Freeze(reply));
+        let sent = call.reply(reply::Kind::Freeze(reply));
+        // Asked last: the END is still to come, and for a host that went before it all of the call has failed.
+        let outcome = if call.is_lost() { Err(Stop::Lost) } else { sent };
         if outcome.is_err() {
             let mut life = lock(&agent.life);
             if life.replaced == self.replaced && life.ephemeral.is_empty() {

@@ -250,6 +250,41 @@ fn last_output_is_drained() {
     std::process::Command::new("kill").arg(pid).status().unwrap();
 }
 
+/// A process that does not outlive its test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Of a command whose log could keep nothing, whoever follows it from its beginning is told of its end.
+#[test]
+fn an_end_comes_where_nothing_was_kept() {
+    let top = tempfile::tempdir().unwrap();
+    let channel = top.path().join("channel");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_terp-agent"));
+    // No log can be made there, as on a disk that is full.
+    command.env("TMPDIR", "/proc").arg("--channel").arg(&channel).arg("--services").arg(top.path());
+    let _agent = Killed(command.spawn().unwrap());
+    let mut stream = None;
+    eventually("the agent listens", || {
+        stream = std::os::unix::net::UnixStream::connect(&channel).ok();
+        stream.is_some()
+    });
+    let stream = stream.unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let mut host = Host { stream, newest: 0 };
+    host.begin(1);
+    launch(&mut host, "a", "echo lost");
+    let info = await_exit(&mut host, "a");
+    assert_eq!((info.first_offset, info.size), (5, 5));
+    let outcome = host.call(attach("a", 0));
+    assert_eq!((outcome.output().as_str(), outcome.exited().exit_code), ("", 0));
+}
+
 /// Neither a lost session nor a freeze leaves a gap in a log, or a byte twice; what an attached host had is where it goes on.
 #[test]
 fn logs_are_whole_behind_freezes() {

@@ -226,6 +226,26 @@ fn variables_are_withheld_and_given_back() {
     assert_eq!(host.exec("a", "echo $A").output(), word + "\n");
 }
 
+/// Variables are lost to nobody when the host gives a freeze up before its answer comes: they are there after the next Wake.
+#[test]
+fn variables_of_a_cancelled_freeze_go_back() {
+    let Some(agent) = Agent::start_with_cgroup() else { return };
+    let mut host = agent.connect();
+    assert_eq!(change(&mut host, env(&[("A", "kept")]), &[]), Code::Ok);
+    // The freeze waits for a command that does not get on with its start.
+    let freeze = agent.cgroup().join("cgroup.freeze");
+    std::fs::write(&freeze, "1").unwrap();
+    let stuck = host.open(start("a", "true"));
+    let freezing = host.open(withhold());
+    host.send(Kind::Cancel, freezing, b"");
+    assert_eq!(host.finish(freezing).code(), Code::Unavailable);
+    assert_eq!(host.hello(), "frozen");
+    assert_eq!(host.call(wake(true, env(&[]))).code(), Code::Ok);
+    assert_eq!(names(&mut host), ["A"]);
+    assert_eq!(host.exec("b", "echo $A").output(), "kept\n");
+    host.send(Kind::Cancel, stuck, b"");
+}
+
 /// A guest is not frozen without its secrets while a command has some, or what that left behind; others do not matter.
 #[test]
 fn secrets_in_use_are_not_withheld() {
@@ -247,6 +267,22 @@ fn secrets_in_use_are_not_withheld() {
     std::process::Command::new("kill").arg(pid.trim()).status().unwrap();
     eventually("it can be frozen", || host.call(withhold()).code() == Code::Ok);
     assert_eq!(host.hello(), "frozen");
+}
+
+/// Whoever kills a command can freeze at once, however many processes of it are still to go.
+#[test]
+fn killed_commands_are_awaited() {
+    let Some(agent) = Agent::start_with_cgroup() else { return };
+    let mut host = agent.connect();
+    for id in ["a", "b", "c"] {
+        let command = "for i in $(seq 50); do sleep 1000 & done; echo begun; wait";
+        let call = ExecStart { background: true, ..with_secrets(id, command, env(&[("S", "secret")])) };
+        assert_eq!(host.call(Call::ExecStart(call)).code(), Code::Ok);
+        assert_eq!(host.call(withhold()).code(), Code::Busy);
+        host.call(Call::ExecSignal(ExecSignal { exec_id: id.into(), signal: 9 }));
+        assert_eq!(host.call(withhold()).code(), Code::Ok);
+        assert_eq!(host.call(wake(true, env(&[]))).code(), Code::Ok);
+    }
 }
 
 /// A command that is given secrets and does not get on while it is started counts as well, and is started all the same.

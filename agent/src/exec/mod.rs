@@ -49,6 +49,8 @@ const MAX_RUNNING: usize = 512;
 const MAX_EXITED: usize = 64;
 /// Background commands and terminals, running ones included (agent.proto).
 const MAX_LISTED: usize = 256;
+/// How long until it is looked again whether secrets were given up.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Logs of exited commands together (agent.proto).
 const MAX_LOGS_BYTES: u64 = 512 << 20;
 
@@ -112,6 +114,21 @@ impl Execs {
         // In this order: a cgroup goes from its command to the others.
         execs.iter().any(|exec| exec.holds_secrets())
             || self.cgroups.as_ref().is_some_and(|groups| groups.hold_secrets())
+    }
+
+    /// Waits while all that holds secrets is on its way out, at most for `GOING`: not for what runs.
+    pub(crate) fn await_secrets_given_up(&self) {
+        let deadline = Instant::now() + one::GOING;
+        while self.hold_secrets() && self.give_up_secrets() && Instant::now() < deadline {
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    fn give_up_secrets(&self) -> bool {
+        let execs: Vec<_> = lock(&self.table).by_key.values().cloned().collect();
+        let now = Instant::now();
+        let (going, others): (Vec<_>, Vec<_>) = execs.iter().partition(|exec| exec.gives_up_secrets(now));
+        !going.is_empty() && !others.iter().any(|exec| exec.holds_secrets())
     }
 
     pub(crate) fn frozen(&self) -> &AtomicBool {

@@ -5,6 +5,7 @@ mod feed;
 mod flow;
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,9 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// (agent.proto): a host that was restarted, or that goes on behind a snapshot, comes back within that.
 const RETURN: Duration = Duration::from_secs(10);
 
+/// How long what was killed is expected to be still on its way out.
+pub(crate) const GOING: Duration = Duration::from_secs(2);
+
 /// What the watching thread is told about a ready pipe: the exec's key, and which of its pipes.
 pub(crate) const TOKEN_STDOUT: u64 = 0;
 pub(crate) const TOKEN_STDERR: u64 = 1;
@@ -45,6 +49,8 @@ pub(crate) struct Exec {
     output_poller: Arc<Poller>,
     listed: Option<Listed>,
     given_secrets: bool,
+    /// With all that was in its cgroup.
+    killed: AtomicBool,
     state: Mutex<State>,
     /// The command has read, or will never again.
     room: Condvar,
@@ -146,6 +152,7 @@ impl Exec {
             output_poller: parts.output_poller,
             listed: parts.listed,
             given_secrets: parts.given_secrets,
+            killed: AtomicBool::new(false),
             state: Mutex::new(State {
                 phase: Phase::Running,
                 output: parts.streams.output,
@@ -188,6 +195,20 @@ impl Exec {
         }
         let state = lock(&self.state);
         !matches!(state.phase, Phase::Exited { .. }) || state.group.as_ref().is_some_and(Group::is_inhabited)
+    }
+
+    /// It was given secrets and is on its way out at *now*: killed, or ended with nobody left in its cgroup and its last
+    /// output still being read.
+    pub(crate) fn gives_up_secrets(&self, now: Instant) -> bool {
+        let state = lock(&self.state);
+        let killed = self.killed.load(Ordering::Relaxed);
+        self.given_secrets
+            && match state.phase {
+                Phase::Running => killed,
+                Phase::Draining { .. } => killed || !state.group.as_ref().is_some_and(Group::is_inhabited),
+                // Its cgroup may be with the others that still have someone in them.
+                Phase::Exited { at, .. } => killed && now.saturating_duration_since(at) < GOING,
+            }
     }
 
     pub(crate) fn is_listed(&self) -> bool {

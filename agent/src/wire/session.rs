@@ -242,6 +242,10 @@ fn refuse(call: &Call, fault: Fault) {
 /// Serves one call to its end.
 fn perform(agent: &Agent, call: &Arc<Call>, ask: Ask, starting: Option<Starting>) -> Result<(), Stop> {
     if let Ask::Freeze(ask) = &ask {
+        if ask.withhold_secrets {
+            // Before it holds up others.
+            agent.execs.await_secrets_given_up();
+        }
         return match wake::freeze(agent, *ask)? {
             Some(taken) => taken.hand_over(agent, call),
             None => Ok(()),

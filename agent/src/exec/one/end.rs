@@ -1,6 +1,7 @@
 //! How an exec ends: signals, deadlines, its last output.
 
 use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -78,6 +79,7 @@ impl Exec {
     }
 
     fn kill(&self, state: &State) {
+        self.killed.store(true, Ordering::Relaxed);
         match &state.group {
             Some(group) => {
                 let _ = group.kill();

@@ -6,6 +6,7 @@ use std::time::Instant;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
+use crate::exec::log::Span;
 use crate::exec::one::{
     Exec, Kept, Next, Phase, Pipe, Reader, State, DRAIN, RETURN, TOKEN_BITS, TOKEN_STDERR, TOKEN_STDIN, TOKEN_STDOUT,
 };
@@ -191,18 +192,20 @@ impl Exec {
         let Some(offset) = state.offset_of(call) else { return Ok(Next::Wait) };
         // Known before the output is looked at: what has exited writes no more.
         let exited = state.exited();
-        let (output, end) = match &state.output {
-            Output::Ring(ring) => (ring.read(offset, most), ring.end()),
+        let (output, at_end) = match &state.output {
+            Output::Ring(ring) => (ring.read(offset, most), offset >= ring.end()),
             Output::Log(log) => {
                 let log = log.clone();
                 drop(state);
                 let piece = log.read(offset, most).map_err(|errno| Fault::os(errno, "cannot read the log"))?;
-                (piece.map(|(offset, data)| (Stream::Stdout, offset, data)), log.span().end)
+                let Span { first, end } = log.span();
+                // A log that kept nothing, or was cleared, has nothing to come either, wherever the reader is.
+                (piece.map(|(offset, data)| (Stream::Stdout, offset, data)), offset.max(first) >= end)
             }
         };
         Ok(match (output, exited) {
             (Some((stream, offset, data)), _) => Next::Output(stream, offset, data),
-            (None, Some(exited)) if offset >= end => Next::Exited(exited),
+            (None, Some(exited)) if at_end => Next::Exited(exited),
             _ => Next::Wait,
         })
     }
