@@ -274,7 +274,15 @@ async def test_usage_by_day(api: RunningApi) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["since=x", "since=2026-02-30", "since=2026-02-02&until=2026-02-01", "since=2020-01-01&until=2026-01-01"]
+    "query",
+    [
+        "since=x",
+        "since=2026-02-30",
+        "since=2026-02-02&until=2026-02-01",
+        "since=2020-01-01&until=2026-01-01",
+        "until=0001-01-01",
+        "since=9999-12-31",
+    ],
 )
 async def test_days_that_are_none(api: RunningApi, query: str) -> None:
     """Neither dates nor an order, or too many."""

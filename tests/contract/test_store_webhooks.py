@@ -54,6 +54,11 @@ def failed(delivery: Delivery, *, finally_: bool = True) -> Delivery:
     return replace(delivery, status=status, tries=1, error="no", finished_at=LATER if finally_ else None)
 
 
+def shown(*deliveries: Delivery) -> list[Delivery]:
+    """As they are listed: without their bodies."""
+    return [replace(each, body=b"") for each in deliveries]
+
+
 def delivered(delivery: Delivery) -> Delivery:
     return replace(delivery, status=DeliveryStatus.DELIVERED, tries=1, response_status=200, finished_at=LATER)
 
@@ -143,6 +148,20 @@ async def test_event_of_each_step(
         assert body["sandbox"]["metadata"] == {"user": "\u00fc"}
         assert body["sandbox"]["end_reason"] == reason
         assert "env" not in body["sandbox"]
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+async def test_large_metadata_is_left_out(store: Store, excess: int) -> None:
+    """Above 8 KiB as JSON, which the body says; all else is told."""
+    await hooked(store)
+    metadata = {"user": "x" * (8192 - len('{"user":""}') + excess)}
+    sandbox = await recorded(store, Status.STARTING, metadata=metadata)
+    await store.set_status(sandbox.id, Status.RUNNING, at=LATER)
+    (delivery,) = await due(store)
+    told = json.loads(delivery.body)["sandbox"]
+    assert (told["id"], told["status"]) == (sandbox.id, "running")
+    assert told["metadata"] == (None if excess else metadata)
+    assert told.get("metadata_left_out") is (True if excess else None)
 
 
 async def test_children_of_a_fork_are_told_of(store: Store) -> None:
@@ -236,7 +255,7 @@ async def test_failures_are_counted_in_a_row(store: Store) -> None:
     assert (await store.list_webhooks(TENANT))[0] == replace(webhook, failures=2, last_error="no")
     await store.record_delivery(delivered(third), max_failures=20)
     assert (await store.list_webhooks(TENANT))[0] == replace(webhook, last_delivery_at=LATER)
-    assert await store.list_deliveries(TENANT, webhook.id, limit=2) == [delivered(third), failed(second)]
+    assert await store.list_deliveries(TENANT, webhook.id, limit=2) == shown(delivered(third), failed(second))
 
 
 async def test_too_many_failures_switch_it_off(store: Store) -> None:
@@ -267,7 +286,7 @@ async def test_recording_what_is_gone_or_finished(store: Store) -> None:
     (delivery,) = await due(store)
     await store.record_delivery(delivered(delivery), max_failures=1)
     assert not await store.record_delivery(failed(delivery), max_failures=1)
-    assert await store.list_deliveries(TENANT, webhook.id, limit=9) == [delivered(delivery)]
+    assert await store.list_deliveries(TENANT, webhook.id, limit=9) == shown(delivered(delivery))
     await store.delete_webhook(TENANT, webhook.id)
     assert not await store.record_delivery(failed(delivery), max_failures=1)
 
@@ -284,7 +303,7 @@ async def test_prune(store: Store) -> None:
     assert await store.prune_deliveries(NOON, keep=3, limit=10) == 1
     assert await store.prune_deliveries(LATER + dt.timedelta(1), keep=3, limit=2) == 2
     assert await store.prune_deliveries(LATER + dt.timedelta(1), keep=3, limit=2) == 1
-    assert await store.list_deliveries(TENANT, webhook.id, limit=9) == [last]
+    assert await store.list_deliveries(TENANT, webhook.id, limit=9) == shown(last)
 
 
 # ---- usage ----

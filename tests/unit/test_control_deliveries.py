@@ -17,12 +17,13 @@ from support.sandboxes import NOON, TENANT
 from support.until import until
 
 from terpd.control.deliveries import OF_WEBHOOK, Deliveries
-from terpd.control.webhooks import Webhooks, signature
-from terpd.model.errors import InvalidRequest, Unavailable
+from terpd.control.webhooks import CHECKS_OF_TENANT, Webhooks, signature
+from terpd.model.errors import InvalidRequest, LimitExceeded, Unavailable
 from terpd.model.ids import TenantId
 from terpd.model.ports import Posted
 from terpd.model.webhook import (
     MAX_FAILURES,
+    MAX_WEBHOOKS,
     RETRIES,
     RETRY_AFTER_S,
     Delivery,
@@ -99,16 +100,17 @@ async def test_one_event(stage: Stage) -> None:
     webhook, secret = await stage.hook()
     assert secret.startswith("whsec_")
     await stage.happens()
+    ((recorded, _),) = await stage.store.due_deliveries(stage.clock.now(), of_one=9, limit=9)
     deliveries = stage.begin()
     (delivery,) = await stage.until_log(webhook, DeliveryStatus.DELIVERED)
     (post,) = stage.courier.posts
     assert post == Post(
         webhook.url,
-        delivery.body,
+        recorded.body,
         {
             "X-Orkestr-Event": "volume.moved",
             "X-Orkestr-Delivery": delivery.id,
-            "X-Orkestr-Signature": signature(secret, delivery.body),
+            "X-Orkestr-Signature": signature(secret, recorded.body),
         },
     )
     assert (delivery.tries, delivery.response_status, delivery.error) == (1, 204, None)
@@ -285,3 +287,50 @@ async def test_events_that_are_asked_for(stage: Stage) -> None:
     webhook, _ = await stage.webhooks.create(TENANT, "https://example.com/", ["sandbox.paused", "sandbox.paused"])
     assert webhook.event_types == (EventType.SANDBOX_PAUSED,)
     assert webhook.created_at == NOON
+
+
+async def test_no_address_is_checked_above_the_limit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who can have no more webhooks has no names looked up."""
+    for _ in range(MAX_WEBHOOKS):
+        await stage.hook()
+    checked: list[str] = []
+
+    async def check(url: str) -> None:
+        checked.append(url)
+
+    monkeypatch.setattr(stage.courier, "check", check)
+    with pytest.raises(LimitExceeded) as refused:
+        await stage.hook()
+    assert refused.value.fields == {"limit": MAX_WEBHOOKS}
+    assert checked == []
+    await stage.hook(tenant=TenantId("other"))
+    assert len(checked) == 1
+
+
+async def test_addresses_of_a_tenant_are_checked_a_few_at_a_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others wait for their turn, another tenant's do not; nothing is kept of who is done."""
+    gate = asyncio.Event()
+    under_way: list[str] = []
+
+    async def check(url: str) -> None:
+        under_way.append(url)
+        await gate.wait()
+        if "bad" in url:
+            raise InvalidRequest("no")
+
+    monkeypatch.setattr(stage.courier, "check", check)
+
+    async def hook(url: str, tenant: TenantId = TENANT) -> None:
+        with contextlib.suppress(InvalidRequest):
+            await stage.hook(url, tenant)
+
+    mine = [asyncio.create_task(hook(f"https://{name}.example/")) for name in ("bad", "b", "c", "d")]
+    await until(lambda: len(under_way) == CHECKS_OF_TENANT)
+    theirs = asyncio.create_task(hook("https://theirs.example/", TenantId("other")))
+    await until(lambda: "https://theirs.example/" in under_way)
+    assert len(under_way) == CHECKS_OF_TENANT + 1
+    gate.set()
+    await asyncio.gather(*mine, theirs)
+    assert len(under_way) == 5
+    assert len(await stage.webhooks.list(TENANT)) == 3
+    assert not stage.webhooks._checks

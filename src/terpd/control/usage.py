@@ -93,10 +93,13 @@ class UsageMeter:
         Days in UTC, oldest first, both ends included; by default the last 30. Those without use are left out.
 
         Raises:
-            InvalidRequest: *since* is after *until*, or more than `MAX_DAYS` before it.
+            InvalidRequest: *since* is after *until*, or more than `MAX_DAYS` before it, or by default before year 1.
         """
         until = until or self._clock.now().date()
-        since = since or until - dt.timedelta(days=29)
+        try:
+            since = since or until - dt.timedelta(days=29)
+        except OverflowError as error:
+            raise InvalidRequest(f"until is too early: {until}; give since as well, or a later day") from error
         if not dt.timedelta(0) <= until - since < dt.timedelta(days=MAX_DAYS):
             raise InvalidRequest(f"since must be a day before until, {MAX_DAYS} days at most, or the same")
         return await self._store.tenant_usage(tenant, since=since, until=until)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 from collections.abc import Sequence
+from weakref import WeakValueDictionary
 
 from terpd.control.clock import Clock
-from terpd.model.errors import InvalidRequest
+from terpd.model.errors import InvalidRequest, LimitExceeded
 from terpd.model.ids import TenantId, WebhookId, new_webhook_id
 from terpd.model.ports import Courier, Store
 from terpd.model.webhook import MAX_WEBHOOKS, Delivery, EventType, Webhook
 from terpd.sealing.keyring import KeyRing
 
 MAX_DELIVERIES = 200  # of one answer
+CHECKS_OF_TENANT = 2  # at the same time: each one looks up a name that the tenant chose
 
 
 class Webhooks:
@@ -23,6 +26,7 @@ class Webhooks:
         self._courier = courier
         self._keys = keys
         self._clock = clock
+        self._checks: WeakValueDictionary[TenantId, asyncio.Semaphore] = WeakValueDictionary()  # of those that wait
 
     async def create(self, tenant: TenantId, url: str, event_types: Sequence[str] | None) -> tuple[Webhook, str]:
         """
@@ -36,7 +40,7 @@ class Webhooks:
             LimitExceeded: The tenant has `MAX_WEBHOOKS`.
         """
         wanted = None if event_types is None else _event_types(event_types)
-        await self._courier.check(url)
+        await self._check(tenant, url)
         webhook_id = new_webhook_id()
         key = self._keys.new_data_key(webhook_id)
         webhook = Webhook(
@@ -50,6 +54,16 @@ class Webhooks:
         )
         await self._store.add_webhook(webhook, max_webhooks=MAX_WEBHOOKS)
         return webhook, signing_secret(key.secret)
+
+    async def _check(self, tenant: TenantId, url: str) -> None:
+        turn = self._checks.setdefault(tenant, asyncio.Semaphore(CHECKS_OF_TENANT))  # kept while somebody has it here
+        async with turn:
+            # Again, and bindingly, when it is recorded: who can have no more is not to have names looked up either.
+            if len(await self._store.list_webhooks(tenant)) >= MAX_WEBHOOKS:
+                raise LimitExceeded(
+                    f"There may be {MAX_WEBHOOKS} webhooks; delete one first", fields={"limit": MAX_WEBHOOKS}
+                )
+            await self._courier.check(url)
 
     async def list(self, tenant: TenantId) -> Sequence[Webhook]:
         """Newest first."""

@@ -248,7 +248,6 @@ deliveries = sa.Table(
     sa.Column("id", sa.String(40), primary_key=True),
     sa.Column("webhook_id", sa.ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
     sa.Column("type", sa.String(32), nullable=False),
-    sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("next_try_at", UtcTime, nullable=False),
@@ -256,7 +255,9 @@ deliveries = sa.Table(
     sa.Column("response_status", sa.Integer),
     sa.Column("error", sa.Text),
     sa.Column("finished_at", UtcTime),
+    sa.Column("body", sa.LargeBinary, nullable=False),  # last: SQLite reads a row up to the last column asked for
     sa.Index(None, "webhook_id", "id"),  # newest first
+    sa.Index(None, "webhook_id", "status", "id"),  # how many wait, and the oldest of them
     sa.Index(None, "status", "next_try_at"),  # what is due
     sa.Index(None, "finished_at"),  # what is old
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +16,8 @@ from terpd.model.webhook import MAX_PENDING, Delivery, DeliveryStatus, Event, Ev
 from terpd.store.engine import Transactions
 from terpd.store.queries import of_tenant
 from terpd.store.schema import UtcTime, deliveries, webhooks
+
+MAX_METADATA_BYTES = 8 * 1024  # as JSON; a sandbox's metadata above that is not repeated in each of its events
 
 _DROPPED = f"It was not sent: more than {MAX_PENDING} were waiting for this webhook"
 _SWITCHED_OFF = "It was not sent: the webhook was switched off"
@@ -36,7 +40,10 @@ _select_active_of_all = _active.order_by(webhooks.c.id)
 
 _insert_delivery = sa.insert(deliveries)
 _select_deliveries = (
-    sa.select(deliveries).where(_of_it).order_by(deliveries.c.id.desc()).limit(_bind("limit", type_=sa.Integer))
+    sa.select(*(column for column in deliveries.c if column.name != "body"))
+    .where(_of_it)
+    .order_by(deliveries.c.id.desc())
+    .limit(_bind("limit", type_=sa.Integer))
 )
 _count_pending = sa.select(sa.func.count()).select_from(deliveries).where(_pending)
 _oldest_pending = (
@@ -45,29 +52,36 @@ _oldest_pending = (
     .order_by(deliveries.c.id)
     .limit(_bind("excess", type_=sa.Integer))
 )
-_fail_pending = (
-    sa.update(deliveries)
-    .where(_pending)
-    .values(status=DeliveryStatus.FAILED, error=_bind("why"), finished_at=_bind("at", type_=UtcTime))
+_fail = sa.update(deliveries).values(
+    status=DeliveryStatus.FAILED, error=_bind("why"), finished_at=_bind("at", type_=UtcTime)
 )
-_fail_all_pending = _fail_pending.where(_of_it)
-_fail_oldest_pending = _fail_pending.where(deliveries.c.id.in_(_oldest_pending))
+_fail_all_pending = _fail.where(_of_it, _pending)
+_fail_oldest_pending = _fail.where(deliveries.c.id.in_(_oldest_pending))
 
+# By their ids: the bodies are read of those alone that are returned, and sorted by nothing.
 _due = (
     sa.select(
-        *deliveries.c,
-        *(column.label(f"webhook_{column.name}") for column in webhooks.c if column.name != "id"),
+        deliveries.c.id,
         sa.func.row_number().over(partition_by=deliveries.c.webhook_id, order_by=deliveries.c.id).label("turn"),
     )
     .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
     .where(_pending, deliveries.c.next_try_at <= _bind("now", type_=UtcTime), webhooks.c.active)
     .subquery()
 )
-_select_due_of_all = (
-    sa.select(_due)
+_first_due = (
+    sa.select(_due.c.id)
     .where(_due.c.turn <= _bind("of_one", type_=sa.Integer))
     .order_by(_due.c.id)
     .limit(_bind("limit", type_=sa.Integer))
+)
+_select_due_of_all = (
+    sa.select(
+        *deliveries.c,
+        *(column.label(f"webhook_{column.name}") for column in webhooks.c if column.name != "id"),
+    )
+    .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
+    .where(deliveries.c.id.in_(_first_due))
+    .order_by(deliveries.c.id)
 )
 
 _record_delivery = (
@@ -126,6 +140,7 @@ def tell(connection: sa.Connection, event: Event) -> None:
         found = connection.execute(_select_active_of_all)
     else:
         found = connection.execute(_select_active, {"of_tenant": event.tenant})
+    event = _within_bounds(event)
     for row in found.all():
         if row.event_types is None or event.type.value in row.event_types:
             delivery_id = new_delivery_id()
@@ -141,6 +156,14 @@ def tell(connection: sa.Connection, event: Event) -> None:
             }
             connection.execute(_insert_delivery, values)
             _bound(connection, row.id, event.at)
+
+
+def _within_bounds(event: Event) -> Event:
+    """Without the sandbox's metadata if that is large: each webhook keeps a copy of each event for days."""
+    sandbox = event.data.get("sandbox")
+    if sandbox is None or len(json.dumps(sandbox["metadata"], separators=(",", ":"))) <= MAX_METADATA_BYTES:
+        return event
+    return replace(event, data={**event.data, "sandbox": {**sandbox, "metadata": None, "metadata_left_out": True}})
 
 
 def _bound(connection: sa.Connection, webhook_id: str, at: dt.datetime) -> None:
@@ -216,6 +239,7 @@ class WebhookRecords:
         return await self._transactions.write(lambda c: c.execute(_delete, values).rowcount > 0, erases=True)
 
     async def list_deliveries(self, tenant: TenantId, webhook_id: WebhookId, *, limit: int) -> Sequence[Delivery]:
+        """As `Store.list_deliveries`; their bodies are left empty, as nobody is shown them."""
         scope = {"of_tenant": tenant, "webhook_id": webhook_id}
         values = {"of_webhook": webhook_id, "limit": limit}
 
@@ -227,7 +251,7 @@ class WebhookRecords:
         rows = await self._transactions.read(work)
         if rows is None:
             raise _unknown(webhook_id)
-        return [_delivery(row) for row in rows]
+        return [_delivery(row, body=b"") for row in rows]
 
     async def add_event(self, event: Event) -> None:
         await self._transactions.write(lambda c: tell(c, event))
@@ -235,7 +259,7 @@ class WebhookRecords:
     async def due_deliveries(self, now: dt.datetime, *, of_one: int, limit: int) -> Sequence[tuple[Delivery, Webhook]]:
         values = {"now": now, "of_one": of_one, "limit": limit}
         rows = await self._transactions.read(lambda c: c.execute(_select_due_of_all, values).all())
-        return [(_delivery(row), _webhook(row, row.webhook_id, "webhook_")) for row in rows]
+        return [(_delivery(row, body=bytes(row.body)), _webhook(row, row.webhook_id, "webhook_")) for row in rows]
 
     async def count_pending_deliveries(self) -> int:
         return await self._transactions.read(lambda c: c.execute(_count_pending).scalar_one())
@@ -267,12 +291,12 @@ def _webhook(row: Any, webhook_id: str, prefix: str = "") -> Webhook:
     )
 
 
-def _delivery(row: Any) -> Delivery:
+def _delivery(row: Any, *, body: bytes) -> Delivery:
     return Delivery(
         id=row.id,
         webhook_id=WebhookId(row.webhook_id),
         type=EventType(row.type),
-        body=bytes(row.body),
+        body=body,
         status=DeliveryStatus(row.status),
         created_at=row.created_at,
         next_try_at=row.next_try_at,

@@ -30,7 +30,6 @@ def upgrade() -> None:
         sa.Column("id", sa.String(40), nullable=False),
         sa.Column("webhook_id", sa.String(40), nullable=False),
         sa.Column("type", sa.String(32), nullable=False),
-        sa.Column("body", sa.LargeBinary, nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("next_try_at", sa.BigInteger, nullable=False),
@@ -38,10 +37,12 @@ def upgrade() -> None:
         sa.Column("response_status", sa.Integer),
         sa.Column("error", sa.Text),
         sa.Column("finished_at", sa.BigInteger),
+        sa.Column("body", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_deliveries"),
         sa.ForeignKeyConstraint(["webhook_id"], ["webhooks.id"], name="fk_deliveries_webhook_id", ondelete="CASCADE"),
     )
     op.create_index("ix_deliveries_webhook_id_id", "deliveries", ["webhook_id", "id"])
+    op.create_index("ix_deliveries_webhook_id_status_id", "deliveries", ["webhook_id", "status", "id"])
     op.create_index("ix_deliveries_status_next_try_at", "deliveries", ["status", "next_try_at"])
     op.create_index("ix_deliveries_finished_at", "deliveries", ["finished_at"])
     op.create_table(
