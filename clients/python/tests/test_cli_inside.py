@@ -441,7 +441,7 @@ def commands() -> list[str]:
     return found
 
 
-PASS_THROUGH = {"run", "exec", "attach", "shell"}  # their output is a program's own
+PASS_THROUGH = {"run", "exec", "attach", "shell", "mcp"}  # their output is a program's own
 
 
 @pytest.mark.parametrize("command", sorted(set(commands()) - PASS_THROUGH))

@@ -34,7 +34,9 @@ def mcp(
     Programs that speak HTTP need no such bridge: give them the server's address with /api/sandboxes/mcp, and the API
     key as a bearer token.
 
-    Example: claude mcp add terp -- terp mcp
+    Example: terp mcp --base-url https://terp.example.com
+
+    An agent starts it, for instance after: claude mcp add terp -- terp mcp
     """
     settings = resolve_settings(None, base_url, os.environ)
     try:
